@@ -1,0 +1,178 @@
+"""One tree of errors; each knows what the caller needs to answer it.
+
+::
+
+    KwaaiError                       500  internal_error
+    ├── ConfigError                       the user's configuration; never reaches a client
+    │   └── RoleConflict                  two lobes offer one single role
+    ├── NodeRunning                       another node holds the state folder
+    ├── NoNode                            a command needs a running node and there is none
+    ├── RequestError                 400
+    │   ├── UnsupportedParameter     400  unsupported_parameter
+    │   ├── ContextLengthExceeded    400  context_length_exceeded
+    │   ├── HostNotAllowed           403  host_not_allowed
+    │   ├── ModelNotFound            404  model_not_found
+    │   ├── RequestTooLarge          413  request_too_large
+    │   └── Busy                     429  rate_limit_exceeded
+    ├── ModelFileError               503  model_file_invalid
+    ├── NoPeerAvailable              503  no_peer_available
+    ├── ModelLoading                 503  model_loading
+    ├── LobeFailed                   503  lobe_failed
+    ├── WorkerLost                   502  lobe_failed
+    └── UpstreamLost                 502  upstream_lost
+
+A message says what happened, to what, and what to do about it.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class KwaaiError(Exception):
+    """Base of every error that kwaai raises on purpose.
+
+    ``status`` is the HTTP status and ``code`` the machine-readable word that the API answers
+    with; ``param`` names the request field at fault; ``retry_after`` is in seconds.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str | None] = "internal_error"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class ConfigError(KwaaiError):
+    """The configuration cannot be used as it is; the message says where and how to mend it."""
+
+
+class RoleConflict(ConfigError):
+    """Two lobes offer a role that only one may fill, and nobody chose between them."""
+
+    def __init__(self, role: str, lobes: Sequence[str]) -> None:
+        names = " and ".join(f"“{name}”" for name in sorted(lobes))
+        super().__init__(
+            f"the lobes {names} both offer the role {role}: choose one in kwaai.toml, "
+            f'under [roles], with the line: {role} = "{sorted(lobes)[0]}"'
+        )
+
+
+class NodeRunning(KwaaiError):
+    """Another node holds the lock of this state folder."""
+
+
+class NoNode(KwaaiError):
+    """A command needs a running node, and none runs on this state folder."""
+
+
+class RequestError(KwaaiError):
+    """The request is malformed, out of range, or asks for what cannot be done."""
+
+    status = 400
+    code = None
+
+
+class UnsupportedParameter(RequestError):
+    """The request has a parameter that this node does not honour, so refuses."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(RequestError):
+    """The prompt does not fit the model's context; both counts are in tokens."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, prompt_tokens: int, context_tokens: int, *, param: str) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, and the context of this model holds "
+            f"{context_tokens}, of which the answer needs at least one: shorten the prompt",
+            param=param,
+        )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
+
+
+class HostNotAllowed(RequestError):
+    """The request's Host or Origin header is not one that this node answers to."""
+
+    status = 403
+    code = "host_not_allowed"
+
+
+class ModelNotFound(RequestError):
+    """No executor here runs the model; ``available`` lists the ids that there are."""
+
+    status = 404
+    code = "model_not_found"
+
+    def __init__(self, model: str, available: Sequence[str]) -> None:
+        there = ", ".join(sorted(available)) or "none (is a catalog lobe installed?)"
+        super().__init__(f"there is no model “{model}” here; available: {there}", param="model")
+        self.available = tuple(sorted(available))
+
+
+class RequestTooLarge(RequestError):
+    """The request body, or something in it, is over a limit of this node."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class Busy(RequestError):
+    """A queue is full or a rate limit is reached; try again after ``retry_after`` seconds."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+
+class ModelFileError(KwaaiError):
+    """A model file is truncated, hostile, or of a kind that cannot be run here."""
+
+    status = 503
+    code = "model_file_invalid"
+
+
+class NoPeerAvailable(KwaaiError):
+    """Nothing here or in reach satisfies the intent; the message says what was missing."""
+
+    status = 503
+    code = "no_peer_available"
+
+
+class ModelLoading(KwaaiError):
+    """The model is not ready yet; try again after ``retry_after`` seconds."""
+
+    status = 503
+    code = "model_loading"
+
+
+class LobeFailed(KwaaiError):
+    """The lobe that fills a role has failed; ``lobe`` names it and ``cause`` says why."""
+
+    status = 503
+    code = "lobe_failed"
+
+    def __init__(self, lobe: str, cause: str, *, retry_after: float | None = None) -> None:
+        super().__init__(f"the lobe “{lobe}” failed: {cause}", retry_after=retry_after)
+        self.lobe = lobe
+        self.cause = cause
+
+
+class WorkerLost(KwaaiError):
+    """The local process that computed an answer died in the middle of it."""
+
+    status = 502
+    code = "lobe_failed"
+
+
+class UpstreamLost(KwaaiError):
+    """A peer was lost in mid-answer and could not be replaced."""
+
+    status = 502
+    code = "upstream_lost"

@@ -1,0 +1,186 @@
+"""The values that cross borders between core and lobes: frozen, slotted, no behaviour."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+Tier = Literal["unknown", "known", "verified", "trusted"]
+FinishReason = Literal["stop", "length"]
+ChatRole = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class RoleName(StrEnum):
+    """The nine roles, in the order in which core opens them; the order is the dependency graph.
+
+    A role may reach only those before it while it opens.
+    """
+
+    IDENTITY = "identity"
+    TRANSPORT = "transport"
+    TRUST = "trust"
+    SETTLEMENT = "settlement"
+    CATALOG = "catalog"
+    EMBEDDER = "embedder"
+    STORE = "store"
+    EXECUTOR = "executor"
+    ROUTER = "router"
+
+
+MANY = frozenset({RoleName.CATALOG, RoleName.STORE, RoleName.EXECUTOR})
+"""The roles that any number of lobes may fill at once; each of the others has one filling."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The contiguous range of transformer blocks ``[lo, hi)`` of a model."""
+
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a catalog or an executor says about one model.
+
+    ``id`` is for people and for the API's ``model`` field; ``digest`` is the model's identity,
+    the hex SHA-256 of :mod:`kwaai_core.digest`, or an empty string where a model has no weights.
+    ``size`` is in bytes, ``context_length`` in tokens (what the model was trained for),
+    ``created`` in seconds since 1970.
+    """
+
+    id: str
+    digest: str = ""
+    architecture: str = ""
+    size: int = 0
+    blocks: int = 0
+    context_length: int = 0
+    created: int = 0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: ChatRole
+    content: str
+    name: str | None = None
+
+
+Prompt = tuple[Message, ...] | str
+"""A conversation, to be laid out by the model's own template; or raw text, taken as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn from the logits.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. Without a ``seed`` one is
+    drawn for the request.
+    """
+
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 40
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a caller wants; nothing else decides a route.
+
+    ``max_latency_ms`` is the predicted median per output token, ``max_first_token_ms`` the
+    predicted time to the first, ``max_price`` milli-credits per 1,000 output tokens.
+    ``exact`` None means: exact on a route over spans, not on one local worker.
+    """
+
+    model: str
+    kind: Literal["inference"] = "inference"
+    min_tier: Tier = "unknown"
+    max_latency_ms: float | None = None
+    max_first_token_ms: float | None = None
+    max_price: int | None = None
+    local_blocks: int = 0
+    exact: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a client asked for, parsed: an intent and what to generate from.
+
+    ``max_tokens`` None means: as many as the context has room for.
+    """
+
+    intent: Intent
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A :class:`ChatRequest` whose model has been resolved; what an executor is given."""
+
+    model: ModelCard
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    exact: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens; ``cached_tokens`` are those of the prompt that were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer: ``text`` is whole code points and covers ``tokens`` tokens.
+
+    The last delta of an answer, and only that one, has ``finish`` and ``usage``.
+    """
+
+    text: str
+    tokens: int = 0
+    finish: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Who runs which blocks of a route; ``peer`` is ``local`` for this node."""
+
+    peer: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """How far this node trusts a peer: ``score`` in [0, 1], its tier, and why."""
+
+    peer: str
+    score: float
+    tier: Tier
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LobeStatus:
+    """What ``kwaai lobes`` shows of one offer of one lobe.
+
+    ``state``: ``ready``, ``waiting`` (for another lobe), ``failed``, ``idle`` (its role is filled
+    by another, or no node runs), ``opening``. ``cause`` says why, where it is not ready.
+    """
+
+    lobe: str
+    version: str
+    role: str
+    offer: str
+    state: Literal["ready", "waiting", "failed", "idle", "opening"]
+    cause: str = ""
