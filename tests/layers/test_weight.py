@@ -1,0 +1,56 @@
+"""Core stays small, and importing it or any lobe stays cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = ROOT / "src" / "kwaai_core"
+APART = ("openai", "span", "testing", "scaffold")
+BUDGET = 2_000
+HEAVY = {"httpx", "llama_cpp", "numpy", "starlette", "trio"}
+LOBES = [path.parent for path in sorted(ROOT.glob("plugins/*/src/*/__init__.py"))]
+
+
+def code_lines(source: str) -> int:
+    """Lines that are neither blank, nor comment, nor docstring."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    prose: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        for statement in node.body if isinstance(node, documented) else ():
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                prose.update(range(statement.lineno, (statement.end_lineno or 0) + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(bool(s := line.strip()) and s[0] != "#" and n not in prose for n, line in lines)
+
+
+def test_core_keeps_to_its_budget() -> None:
+    sizes = {
+        str(path.relative_to(CORE)): code_lines(path.read_text())
+        for path in CORE.rglob("*.py")
+        if path.relative_to(CORE).parts[0] not in APART
+    }
+    assert sum(sizes.values()) <= BUDGET, sorted(sizes.items(), key=lambda item: -item[1])
+
+
+def test_prose_and_blank_lines_cost_nothing() -> None:
+    source = '"""Doc."""\n\n# why\nx = 1\n\n\ndef f():\n    """Doc\n\n    more."""\n    return x\n'
+    assert code_lines(source) == 3
+
+
+@pytest.mark.parametrize(
+    "package", [CORE, *LOBES], ids=lambda package: package.name
+)
+def test_importing_is_light(package: Path) -> None:
+    program = f"import sys, {package.name}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": f"{CORE.parent}:{package.parent}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == []
