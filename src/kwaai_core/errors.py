@@ -12,6 +12,7 @@
     │   ├── ContextLengthExceeded    400  context_length_exceeded
     │   ├── HostNotAllowed           403  host_not_allowed
     │   ├── ModelNotFound            404  model_not_found
+    │   ├── RequestTooSlow           408
     │   ├── RequestTooLarge          413  request_too_large
     │   └── Busy                     429  rate_limit_exceeded
     ├── ModelFileError               503  model_file_invalid
@@ -115,6 +116,12 @@ class ModelNotFound(RequestError):
         there = ", ".join(sorted(available)) or "none (is a catalog lobe installed?)"
         super().__init__(f"there is no model “{model}” here; available: {there}", param="model")
         self.available = tuple(sorted(available))
+
+
+class RequestTooSlow(RequestError):
+    """The rest of the request did not arrive in time."""
+
+    status = 408
 
 
 class RequestTooLarge(RequestError):
