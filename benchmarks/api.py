@@ -19,6 +19,7 @@ from benchmarks.http_stream import Completion, get_json, stream_all
 KWAAI = str(Path(sys.executable).with_name("kwaai"))
 LOBES = "llama,models,smollm2"
 READY_S = 120.0
+FEW = 4  # tokens that two prompts may begin with by chance
 
 
 class Node:
@@ -70,8 +71,8 @@ class Node:
     def run(self, prompts: Sequence[str], length: int) -> Run:
         """Greedily ``length`` tokens for each prompt, all requests at once."""
         got = stream_all(self.address, [self._body(prompt, length) for prompt in prompts])
-        if cached := sum(completion.cached_tokens for completion in got):
-            raise SystemExit(f"{cached} tokens of fresh prompts came from a cache: no comparison")
+        if any(completion.cached_tokens > FEW for completion in got):
+            raise SystemExit("a fresh prompt came from the node's cache: that is no comparison")
         return Run(
             texts=tuple(completion.text for completion in got),
             prompt_tokens=tuple(completion.prompt_tokens for completion in got),

