@@ -40,7 +40,11 @@ class KwaaiError(Exception):
     code: ClassVar[str | None] = "internal_error"
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -75,7 +79,7 @@ class RequestError(KwaaiError):
     """The request is malformed, out of range, or asks for what cannot be done."""
 
     status = 400
-    code = None
+    code: ClassVar[str | None] = None
 
 
 class UnsupportedParameter(RequestError):
@@ -114,7 +118,9 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, available: Sequence[str]) -> None:
         there = ", ".join(sorted(available)) or "none (is a catalog lobe installed?)"
-        super().__init__(f"there is no model “{model}” here; available: {there}", param="model")
+        super().__init__(
+            f"there is no model “{model}” here; available: {there}", param="model"
+        )
         self.available = tuple(sorted(available))
 
 
@@ -165,7 +171,9 @@ class LobeFailed(KwaaiError):
     status = 503
     code = "lobe_failed"
 
-    def __init__(self, lobe: str, cause: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, lobe: str, cause: str, *, retry_after: float | None = None
+    ) -> None:
         super().__init__(f"the lobe “{lobe}” failed: {cause}", retry_after=retry_after)
         self.lobe = lobe
         self.cause = cause

@@ -1,0 +1,97 @@
+"""From types to the JSON documents of OpenAI's API: whole answers, models, errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kwaai_core.errors import KwaaiError
+from kwaai_core.types import FinishReason, Hop, ModelCard, Usage
+
+Kind = Literal["chat", "text"]
+
+_TYPES = {403: "permission_error", 429: "rate_limit_error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What all parts of one answer repeat: ``created`` in seconds since 1970."""
+
+    kind: Kind
+    id: str
+    model: str
+    created: int
+
+
+def completion(
+    head: Head, text: str, finish: FinishReason, usage: Usage, hops: Sequence[Hop]
+) -> dict[str, object]:
+    """The answer to a call that does not stream."""
+    said: dict[str, object] = (
+        {"message": {"role": "assistant", "content": text, "refusal": None}}
+        if head.kind == "chat"
+        else {"text": text}
+    )
+    return {
+        "id": head.id,
+        "object": "chat.completion" if head.kind == "chat" else "text_completion",
+        "created": head.created,
+        "model": head.model,
+        "choices": [{"index": 0} | said | {"logprobs": None, "finish_reason": finish}],
+        "usage": usage_of(usage),
+        "kwaai": route_of(hops),
+    }
+
+
+def usage_of(usage: Usage) -> dict[str, object]:
+    """The ``usage`` of an answer; all in tokens."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+def route_of(hops: Sequence[Hop]) -> dict[str, object]:
+    """The ``kwaai`` of an answer: who computed which blocks."""
+    return {
+        "route": [
+            {"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi} for hop in hops
+        ],
+    }
+
+
+def model(card: ModelCard) -> dict[str, object]:
+    """One model, with what this node knows beyond OpenAI's fields under ``kwaai``."""
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": card.source or "kwaai",
+        "kwaai": {
+            "digest": card.digest,
+            "architecture": card.architecture,
+            "size": card.size,
+            "blocks": card.blocks,
+            "context_length": card.context_length,
+        },
+    }
+
+
+def models(cards: Sequence[ModelCard]) -> dict[str, object]:
+    """The list of models."""
+    return {"object": "list", "data": [model(card) for card in cards]}
+
+
+def failure(error: KwaaiError, status: int | None = None) -> dict[str, object]:
+    """The document of an error, all four keys always there; ``status`` where it is not its own."""
+    status = status or error.status
+    default = "invalid_request_error" if status < 500 else "server_error"
+    return {
+        "error": {
+            "message": error.message,
+            "type": _TYPES.get(status, default),
+            "param": error.param,
+            "code": error.code,
+        }
+    }

@@ -1,0 +1,81 @@
+"""The events of a streamed answer, as bytes ready to send.
+
+Text goes out once per token, so all that does not change is laid out once per answer, and a token
+costs the JSON encoding of its own text and two concatenations.
+"""
+
+import json
+
+from kwaai_core.errors import KwaaiError
+from kwaai_core.openai.answers import Head, failure, route_of, usage_of
+from kwaai_core.types import FinishReason, Hop, Usage
+
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Chunks:
+    """Renders one streamed answer; ``include_usage`` as in ``stream_options``."""
+
+    def __init__(self, head: Head, *, include_usage: bool) -> None:
+        self._kind = head.kind
+        self._include_usage = include_usage
+        self._envelope: dict[str, object] = {
+            "id": head.id,
+            "object": "chat.completion.chunk"
+            if head.kind == "chat"
+            else "text_completion",
+            "created": head.created,
+            "model": head.model,
+        }
+        before, _, after = self._choice("\0").rpartition(rb'"\u0000"')
+        self._before, self._after = b"data: " + before, after + b"\n\n"
+
+    def opening(self) -> bytes:
+        """What precedes the first text: the chunk with the role, where there are roles."""
+        if self._kind == "text":
+            return b""
+        return _event(
+            self._chunk({"delta": {"role": "assistant", "content": ""}}, None)
+        )
+
+    def text(self, text: str) -> bytes:
+        """One chunk of text; whatever cannot be UTF-8 in it becomes a question mark."""
+        return self._before + _encode(text).encode("utf-8", "replace") + self._after
+
+    def closing(
+        self, finish: FinishReason, usage: Usage, hops: tuple[Hop, ...]
+    ) -> bytes:
+        """All that follows the last text, up to ``[DONE]``."""
+        empty: dict[str, object] = (
+            {"delta": {}} if self._kind == "chat" else {"text": ""}
+        )
+        last, kwaai = self._chunk(empty, finish), {"kwaai": route_of(hops)}
+        if not self._include_usage:
+            return _event(last | kwaai) + DONE
+        counted = self._envelope | {"choices": [], "usage": usage_of(usage)} | kwaai
+        return _event(last) + _event(counted) + DONE
+
+    def _choice(self, text: str) -> bytes:
+        said: dict[str, object] = (
+            {"delta": {"content": text}} if self._kind == "chat" else {"text": text}
+        )
+        return json.dumps(self._chunk(said, None), separators=(",", ":")).encode()
+
+    def _chunk(
+        self, said: dict[str, object], finish: FinishReason | None
+    ) -> dict[str, object]:
+        choice = {"index": 0} | said | {"logprobs": None, "finish_reason": finish}
+        usage: dict[str, object] = {"usage": None} if self._include_usage else {}
+        return self._envelope | {"choices": [choice]} | usage
+
+
+def failed_event(error: KwaaiError) -> bytes:
+    """The event that ends a stream that cannot be finished; no ``[DONE]`` follows it."""
+    return _event(failure(error))
+
+
+def _event(document: dict[str, object]) -> bytes:
+    return b"data: " + _encode(document).encode("utf-8", "replace") + b"\n\n"

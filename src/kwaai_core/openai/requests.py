@@ -1,0 +1,231 @@
+"""From the body of a request to a :class:`ChatRequest`, or to an error that names the field."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai.fields import Fields, array, filled, flag, integer, number, text
+from kwaai_core.openai.strict import brief, load_object
+from kwaai_core.types import ChatRequest, ChatRole, Intent, Message, Prompt, Sampling
+
+MAX_MESSAGES = 4096
+MAX_STOPS = 4
+MAX_TOKENS = 2**31 - 1
+
+_ROLES: tuple[ChatRole, ...] = get_args(ChatRole)
+
+_IGNORED = (
+    "metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user",
+)  # fmt: skip
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "min_p": (0,),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "repeat_penalty": (1,),
+    "repetition_penalty": (1,),
+}
+_NEUTRAL_CHAT: dict[str, tuple[object, ...]] = _NEUTRAL | {
+    "audio": (),
+    "function_call": ("none", "auto"),  # without functions both mean the same: text
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+_NEUTRAL_COMPLETION: dict[str, tuple[object, ...]] = _NEUTRAL | {
+    "best_of": (1,),
+    "echo": (False,),
+    "logprobs": (),
+    "suffix": ("",),
+}
+_NEUTRAL_MESSAGE: dict[str, tuple[object, ...]] = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "refusal": (),
+    "tool_calls": ([],),
+}
+_NEUTRAL_KWAAI: dict[str, tuple[object, ...]] = {
+    "knowledge": ([],),
+    "local_blocks": (0,),
+    "max_first_token_ms": (),
+    "max_latency_ms": (),
+    "max_price": (),
+    "min_tier": ("unknown",),
+    "timing": (False,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the API: what to generate, and the form in which the client wants it."""
+
+    request: ChatRequest
+    stream: bool = False
+    include_usage: bool = False
+
+
+def parse_chat(body: bytes) -> Call:
+    """A call of ``/v1/chat/completions``.
+
+    Errors:
+      RequestError: not JSON, malformed or out of range; ``param`` names the field.
+      UnsupportedParameter: a field that this node does not honour, or does not know.
+      RequestTooLarge: more than ``MAX_MESSAGES`` messages.
+    """
+    fields = Fields(load_object(body))
+    prompt = fields.require("messages", _messages)
+    return _call(fields, prompt, _NEUTRAL_CHAT, "max_completion_tokens")
+
+
+def parse_completion(body: bytes) -> Call:
+    """A call of ``/v1/completions``; errors as of :func:`parse_chat`."""
+    fields = Fields(load_object(body))
+    return _call(fields, fields.require("prompt", _prompt), _NEUTRAL_COMPLETION)
+
+
+def _call(
+    fields: Fields, prompt: Prompt, neutral: dict[str, tuple[object, ...]], *limits: str
+) -> Call:
+    request = ChatRequest(
+        intent=Intent(
+            model=fields.require("model", filled),
+            exact=fields.take("kwaai", _exact, None),
+        ),
+        prompt=prompt,
+        sampling=_sampling(fields),
+        stop=fields.take("stop", _stops, ()),
+        max_tokens=_max_tokens(fields, "max_tokens", *limits),
+    )
+    call = Call(
+        request,
+        stream=fields.take("stream", flag, False),
+        include_usage=fields.take("stream_options", _include_usage, False),
+    )
+    fields.ignore(*_IGNORED)
+    fields.refuse_but(neutral)
+    return call
+
+
+def _sampling(fields: Fields) -> Sampling:
+    default = Sampling()
+    return Sampling(
+        temperature=fields.take("temperature", number(0, 2), default.temperature),
+        top_p=fields.take("top_p", number(0, 1), default.top_p),
+        # -1 is how clients of vLLM write «off», which is 0 here and in llama.cpp.
+        top_k=max(0, fields.take("top_k", integer(-1, 2**31 - 1), default.top_k)),
+        seed=fields.take("seed", integer(-(2**63), 2**63 - 1), None),
+    )
+
+
+def _max_tokens(fields: Fields, *names: str) -> int | None:
+    given = {name: fields.take(name, integer(1, MAX_TOKENS), None) for name in names}
+    values = {value for value in given.values() if value is not None}
+    if len(values) > 1:
+        raise RequestError(
+            f"{' and '.join(given)} differ: give only one", param=names[-1]
+        )
+    return values.pop() if values else None
+
+
+def _stops(value: object, at: str) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (filled(value, at),)
+    if not isinstance(value, list) or len(value) > MAX_STOPS:
+        raise RequestError(
+            f"{at} must be a string or up to {MAX_STOPS} strings", param=at
+        )
+    return tuple(filled(stop, f"{at}[{i}]") for i, stop in enumerate(value))
+
+
+def _include_usage(value: object, at: str) -> bool:
+    fields = Fields(value, at)
+    wanted = fields.take("include_usage", flag, False)
+    fields.refuse_but({"include_obfuscation": (False,)})
+    return wanted
+
+
+def _exact(value: object, at: str) -> bool | None:
+    fields = Fields(value, at)
+    exact = fields.take("exact", flag, None)
+    fields.refuse_but(_NEUTRAL_KWAAI)
+    return exact
+
+
+def _prompt(value: object, at: str) -> str:
+    if isinstance(value, str):
+        return text(value, at)
+    parts = array(value, at)
+    if len(parts) == 1 and isinstance(parts[0], str):
+        return text(parts[0], f"{at}[0]")
+    raise UnsupportedParameter(
+        f"{at} must be one string: arrays of tokens and of several prompts are not supported yet",
+        param=at,
+    )
+
+
+def _messages(value: object, at: str) -> tuple[Message, ...]:
+    messages = array(value, at)
+    if not messages:
+        raise RequestError(f"{at} must not be empty", param=at)
+    if len(messages) > MAX_MESSAGES:
+        raise RequestTooLarge(
+            f"{at} holds {len(messages)} messages, and this node takes {MAX_MESSAGES}",
+            param=at,
+        )
+    return tuple(_message(message, f"{at}[{i}]") for i, message in enumerate(messages))
+
+
+def _message(value: object, at: str) -> Message:
+    fields = Fields(value, at)
+    role = fields.require("role", _role)
+    message = Message(
+        role=role,
+        content=fields.require("content", _content),
+        name=fields.take("name", text, None),
+    )
+    if role == "tool":
+        fields.ignore("tool_call_id")
+    fields.refuse_but(_NEUTRAL_MESSAGE if role == "assistant" else {})
+    return message
+
+
+def _role(value: object, at: str) -> ChatRole:
+    for role in _ROLES:
+        if value == role:
+            return role
+    shown = f", not “{brief(value)}”" if isinstance(value, str) else ""
+    raise RequestError(f"{at} must be one of {', '.join(_ROLES)}{shown}", param=at)
+
+
+def _content(value: object, at: str) -> str:
+    """Text, or text parts, which are joined with line breaks as llama.cpp and vLLM do."""
+    if isinstance(value, str):
+        return text(value, at)
+    if not isinstance(value, list) or not value:
+        raise RequestError(f"{at} must be a string or an array of text parts", param=at)
+    return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(value))
+
+
+def _part(value: object, at: str) -> str:
+    fields = Fields(value, at)
+    kind = fields.require("type", text)
+    if kind != "text":
+        raise UnsupportedParameter(
+            f"{at} is a part of type “{brief(kind)}”: this node takes only text",
+            param=at,
+        )
+    content = fields.require("text", text)
+    fields.refuse_but({})
+    return content

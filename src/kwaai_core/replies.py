@@ -1,0 +1,54 @@
+"""Whole answers in JSON, those of errors among them."""
+
+import json
+from math import ceil
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from kwaai_core import openai
+from kwaai_core.errors import KwaaiError, RequestError
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Json(Response):
+    """A JSON document; what cannot be UTF-8 in its strings becomes a question mark."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return _encode(content).encode("utf-8", "replace")
+
+
+def error_reply(error: KwaaiError, status: int | None = None) -> Json:
+    """The answer to a call that failed before the first byte."""
+    status = status or error.status
+    headers = {}
+    if error.retry_after is not None or status in (429, 503):
+        headers["retry-after"] = str(max(1, ceil(error.retry_after or 1)))
+    return Json(openai.failure(error, status), status, headers)
+
+
+def routing_reply(method: str, path: str, error: HTTPException) -> Json:
+    """The answer where the router found no such path (404) or method (405)."""
+    allowed = (error.headers or {}).get("Allow", "")
+    methods = ", ".join(sorted(allowed.replace(",", " ").split()))
+    message = {
+        404: f"there is nothing at {path}; see /v1/models, /v1/chat/completions, /health",
+        405: f"{path} does not take {method}: use {methods}",
+    }.get(error.status_code, error.detail)
+    reply = error_reply(RequestError(message), error.status_code)
+    if methods:
+        reply.headers["allow"] = methods
+    return reply
+
+
+def public(error: BaseException, request_id: str) -> KwaaiError:
+    """What a client may know of an error: one of ours as it is, of a bug only where to look."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, KwaaiError):
+        return error
+    return KwaaiError(f"this node has a bug: its log has more under {request_id}")

@@ -1,0 +1,240 @@
+"""The door of the node: who may come in, and how much they may bring.
+
+A page in a browser can send requests to 127.0.0.1, and by rebinding a name of its own to that
+address it can read the answers (CVE-2024-28224). So both ``Host`` and ``Origin`` have to name this
+machine, and everything is decided on the ASGI scope: a URL put together from the headers is in the
+hands of whoever sent them (CVE-2026-48710).
+"""
+
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import trio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kwaai_core.errors import (
+    ConfigError,
+    HostNotAllowed,
+    KwaaiError,
+    RequestError,
+    RequestTooLarge,
+    RequestTooSlow,
+)
+from kwaai_core.replies import error_reply, public
+
+log = logging.getLogger("kwaai.http")
+
+REQUEST_ID = "kwaai.request_id"
+"""The key of the scope under which a request's id stands."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_AUTHORITY = re.compile(rb"([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_ORIGIN = re.compile(rb"https?://(.*)", re.ASCII)
+_LINGER = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may bring: a body of so many bytes, within so many seconds."""
+
+    body: int = 2**20
+    body_seconds: float = 30.0
+
+
+def require_loopback(host: str) -> None:
+    """Refuse to listen where others than this machine's own users could connect.
+
+    Errors:
+      ConfigError: the host is not a loopback address; the message says why that matters.
+    """
+    if host == "localhost":
+        return
+    with suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return
+    raise ConfigError(
+        f"[server] host = “{host}” is not a loopback address: anyone who reaches it could use this "
+        "node, since it has no API keys yet. Use 127.0.0.1 or ::1"
+    )
+
+
+def allowed_hosts(bound: str) -> frozenset[str]:
+    """The names that ``Host`` and ``Origin`` may give a node bound to this loopback address."""
+    return _LOOPBACK | {f"[{bound}]" if ":" in bound else bound}
+
+
+class Door:
+    """ASGI middleware, the outermost: checks, limits, a request id, and JSON for every failure.
+
+    ``hosts`` None leaves out the check of Host and Origin, as on the node's own Unix socket. The
+    app behind gets the body in one piece.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limits: Limits, hosts: frozenset[str] | None
+    ) -> None:
+        self._app = app
+        self._limits = limits
+        self._hosts = hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            scope[REQUEST_ID] = f"req_{secrets.token_hex(12)}"
+            await self._admit(scope, receive, _Marked(send, scope[REQUEST_ID]))
+
+    async def _admit(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
+        try:
+            if self._hosts is not None:
+                check_host(scope["headers"], self._hosts, scope["http_version"])
+            body = await _read_body(scope["headers"], receive, self._limits)
+        except RequestError as error:
+            await _turn_away(scope, receive, send, error)
+            return
+        if body is not None:
+            await self._pass(scope, _replayed(body, receive), send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
+        try:
+            await self._app(scope, receive, send)
+        except (
+            Exception
+        ) as error:  # the last place where a bug can still become an answer
+            shown = public(error, scope[REQUEST_ID])
+            if not isinstance(error, KwaaiError):
+                log.error(
+                    "%s %s failed", scope["method"], scope["path"], exc_info=error
+                )
+            if not send.started:
+                await error_reply(shown)(scope, receive, send)
+
+
+def check_host(
+    headers: Sequence[tuple[bytes, bytes]], hosts: frozenset[str], http_version: str
+) -> None:
+    """Refuse a request whose Host, or Origin where there is one, does not name this machine.
+
+    Errors:
+      HostNotAllowed: it does not, or it is missing (before HTTP/1.1 it may be), or given twice.
+    """
+    named = [value for name, value in headers if name == b"host"]
+    origins = [value for name, value in headers if name == b"origin"]
+    if len(named) > 1 or len(origins) > 1:
+        raise HostNotAllowed("the headers Host and Origin may be given only once")
+    if not named and http_version != "1.0":
+        raise HostNotAllowed("the request has no Host header")
+    for value in named:
+        _check_authority("Host", value, value, hosts)
+    for value in origins:
+        match = _ORIGIN.fullmatch(value)
+        _check_authority("Origin", value, match[1] if match else b"", hosts)
+
+
+def _check_authority(
+    header: str, value: bytes, authority: bytes, hosts: frozenset[str]
+) -> None:
+    match = _AUTHORITY.fullmatch(authority.lower())
+    if match is None or match[1].decode("ascii") not in hosts:
+        shown = value[:80].decode("latin-1")
+        raise HostNotAllowed(
+            f"{header} “{shown}” is not allowed: this node answers to {', '.join(sorted(hosts))}"
+        )
+
+
+async def _read_body(
+    headers: Sequence[tuple[bytes, bytes]], receive: Receive, limits: Limits
+) -> bytes | None:
+    """The whole body, or None if the client left."""
+    for name, value in headers:
+        if name == b"content-length" and int(value) > limits.body:
+            raise _too_large(limits)
+    body = bytearray()
+    with trio.move_on_after(limits.body_seconds):
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return None
+            body += message.get("body", b"")
+            if len(body) > limits.body:
+                raise _too_large(limits)
+            if not message.get("more_body", False):
+                return bytes(body)
+    raise RequestTooSlow(
+        f"the body did not arrive within {limits.body_seconds:g} seconds"
+    )
+
+
+def _too_large(limits: Limits) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"the body is over the limit of {limits.body} bytes ([server] max_body in kwaai.toml)"
+    )
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that gives the body in one message, then whatever comes after it."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+async def _turn_away(
+    scope: Scope, receive: Receive, send: Send, error: RequestError
+) -> None:
+    """Answer a request whose body is not wanted, and close.
+
+    What the client still sends has to be taken all the while: a connection that closes on unread
+    bytes is reset, and the client never sees the answer; and hypercorn would wait for a reader.
+    """
+    reply = error_reply(error)
+    reply.headers["connection"] = "close"
+    complete = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_discard, receive, complete)
+        await send(
+            {
+                "type": "http.response.start",
+                "status": reply.status_code,
+                "headers": reply.raw_headers,
+            }
+        )
+        await send(
+            {"type": "http.response.body", "body": reply.body, "more_body": True}
+        )
+        with trio.move_on_after(_LINGER):
+            await complete.wait()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _discard(receive: Receive, complete: trio.Event) -> None:
+    while (message := await receive())["type"] == "http.request":
+        if not message.get("more_body", False):
+            complete.set()
+    complete.set()
+
+
+class _Marked:
+    """A ``send`` that puts the request's id on the answer, and knows whether one has begun."""
+
+    def __init__(
+        self, send: Callable[[Message], Awaitable[None]], request_id: str
+    ) -> None:
+        self._send = send
+        self._header = (b"x-request-id", request_id.encode())
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            message["headers"] = [*message.get("headers", ()), self._header]
+        await self._send(message)
