@@ -118,9 +118,7 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, available: Sequence[str]) -> None:
         there = ", ".join(sorted(available)) or "none (is a catalog lobe installed?)"
-        super().__init__(
-            f"there is no model “{model}” here; available: {there}", param="model"
-        )
+        super().__init__(f"there is no model “{model}” here; available: {there}", param="model")
         self.available = tuple(sorted(available))
 
 
@@ -171,9 +169,7 @@ class LobeFailed(KwaaiError):
     status = 503
     code = "lobe_failed"
 
-    def __init__(
-        self, lobe: str, cause: str, *, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, lobe: str, cause: str, *, retry_after: float | None = None) -> None:
         super().__init__(f"the lobe “{lobe}” failed: {cause}", retry_after=retry_after)
         self.lobe = lobe
         self.cause = cause

@@ -75,9 +75,7 @@ class Door:
     app behind gets the body in one piece.
     """
 
-    def __init__(
-        self, app: ASGIApp, limits: Limits, hosts: frozenset[str] | None
-    ) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, hosts: frozenset[str] | None) -> None:
         self._app = app
         self._limits = limits
         self._hosts = hosts
@@ -105,14 +103,10 @@ class Door:
     async def _pass(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
         try:
             await self._app(scope, receive, send)
-        except (
-            Exception
-        ) as error:  # the last place where a bug can still become an answer
+        except Exception as error:  # the last place where a bug can still become an answer
             shown = public(error, scope[REQUEST_ID])
             if not isinstance(error, KwaaiError):
-                log.error(
-                    "%s %s failed", scope["method"], scope["path"], exc_info=error
-                )
+                log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             if not send.started:
                 await error_reply(shown)(scope, receive, send)
 
@@ -138,9 +132,7 @@ def check_host(
         _check_authority("Origin", value, match[1] if match else b"", hosts)
 
 
-def _check_authority(
-    header: str, value: bytes, authority: bytes, hosts: frozenset[str]
-) -> None:
+def _check_authority(header: str, value: bytes, authority: bytes, hosts: frozenset[str]) -> None:
     match = _AUTHORITY.fullmatch(authority.lower())
     if match is None or match[1].decode("ascii") not in hosts:
         shown = value[:80].decode("latin-1")
@@ -167,9 +159,7 @@ async def _read_body(
                 raise _too_large(limits)
             if not message.get("more_body", False):
                 return bytes(body)
-    raise RequestTooSlow(
-        f"the body did not arrive within {limits.body_seconds:g} seconds"
-    )
+    raise RequestTooSlow(f"the body did not arrive within {limits.body_seconds:g} seconds")
 
 
 def _too_large(limits: Limits) -> RequestTooLarge:
@@ -188,9 +178,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _turn_away(
-    scope: Scope, receive: Receive, send: Send, error: RequestError
-) -> None:
+async def _turn_away(scope: Scope, receive: Receive, send: Send, error: RequestError) -> None:
     """Answer a request whose body is not wanted, and close.
 
     What the client still sends has to be taken all the while: a connection that closes on unread
@@ -208,9 +196,7 @@ async def _turn_away(
                 "headers": reply.raw_headers,
             }
         )
-        await send(
-            {"type": "http.response.body", "body": reply.body, "more_body": True}
-        )
+        await send({"type": "http.response.body", "body": reply.body, "more_body": True})
         with trio.move_on_after(_LINGER):
             await complete.wait()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -226,9 +212,7 @@ async def _discard(receive: Receive, complete: trio.Event) -> None:
 class _Marked:
     """A ``send`` that puts the request's id on the answer, and knows whether one has begun."""
 
-    def __init__(
-        self, send: Callable[[Message], Awaitable[None]], request_id: str
-    ) -> None:
+    def __init__(self, send: Callable[[Message], Awaitable[None]], request_id: str) -> None:
         self._send = send
         self._header = (b"x-request-id", request_id.encode())
         self.started = False

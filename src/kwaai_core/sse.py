@@ -49,9 +49,7 @@ class Calls:
         for scope in self._scopes:
             scope.cancel()
 
-    async def attend(
-        self, receive: Receive, work: Callable[[], Awaitable[None]]
-    ) -> None:
+    async def attend(self, receive: Receive, work: Callable[[], Awaitable[None]]) -> None:
         """Run ``work`` in this task, and cancel it as soon as the client leaves.
 
         Errors: those of ``work``, not wrapped in a group; NoPeerAvailable after :meth:`end`.
@@ -66,9 +64,7 @@ class Calls:
                 if not self._closing:
                     await work()
                     finished = True
-            except (
-                Exception
-            ) as error:  # carried past the nursery, which would put it in a group
+            except Exception as error:  # carried past the nursery, which would put it in a group
                 failure = error
             finally:
                 self._scopes.discard(scope)
@@ -106,9 +102,7 @@ class Generate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await Request(scope, receive).body())
         if not call.stream:
-            await self._calls.attend(
-                receive, partial(self._whole, call, scope, receive, send)
-            )
+            await self._calls.attend(receive, partial(self._whole, call, scope, receive, send))
             return
         events = _Events(send)
         try:
@@ -118,9 +112,7 @@ class Generate:
                 raise
             await events.fail(error, scope[REQUEST_ID])
 
-    async def _whole(
-        self, call: Call, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _whole(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         texts = list[str]()
         async with chat(self._host, call.request) as answer:
             batches = _Batches(answer.deltas)
@@ -144,9 +136,7 @@ class Generate:
                 await events.write(chunks.text(last.text) if last.text else PING)
                 last = await batches.next(self._ping_seconds)
             text = chunks.text(last.text) if last.text else b""
-            await events.end(
-                text + chunks.closing(last.finish, last.usage, answer.route.hops)
-            )
+            await events.end(text + chunks.closing(last.finish, last.usage, answer.route.hops))
 
     def _head(self, answer: Answer) -> Head:
         prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
@@ -164,9 +154,7 @@ class _Batches:
     def __init__(self, deltas: ReceiveChannel[Delta]) -> None:
         self._receive = deltas.receive
         # Only a memory channel can say that nothing is ready; others are read one by one.
-        self._receive_nowait: Callable[[], Delta] | None = getattr(
-            deltas, "receive_nowait", None
-        )
+        self._receive_nowait: Callable[[], Delta] | None = getattr(deltas, "receive_nowait", None)
 
     async def next(self, patience: float) -> Delta:
         """The next delta with text or a finish; an empty one after ``patience`` seconds of none.
@@ -179,14 +167,8 @@ class _Batches:
             try:
                 batch = await self._receive()
             except trio.EndOfChannel:
-                raise WorkerLost(
-                    "the answer broke off before its end: ask again"
-                ) from None
-        if (
-            self._receive_nowait is None
-            or batch.finish is not None
-            or batch is _NOTHING
-        ):
+                raise WorkerLost("the answer broke off before its end: ask again") from None
+        if self._receive_nowait is None or batch.finish is not None or batch is _NOTHING:
             return batch
         return self._join_ready(batch, self._receive_nowait)
 
@@ -211,16 +193,12 @@ class _Events:
     async def begin(self, opening: bytes) -> None:
         self._held = opening
         self.begun = True
-        await self._send(
-            {"type": "http.response.start", "status": 200, "headers": [*_HEADERS]}
-        )
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
 
     async def write(self, body: bytes) -> None:
         if self._held:
             body, self._held = self._held + body, b""
-        await self._send(
-            {"type": "http.response.body", "body": body, "more_body": True}
-        )
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes) -> None:
         self.ended = True

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import trio
-
-from kwaai_core.app import serve
 from kwaai_core.config import ServerSettings
+
 from kwaai_core.errors import ModelNotFound
 from kwaai_core.roles import Route
+from kwaai_core.server import serve
 from kwaai_core.types import (
     Delta,
     GenerateRequest,
@@ -54,9 +54,7 @@ class Played:
 class PlayedExecutor:
     """Plays a script: a delta is sent, an error raised, an event waited for."""
 
-    def __init__(
-        self, script: Sequence[Step] = (Delta("Hel", 1), Delta("lo", 1), LAST)
-    ) -> None:
+    def __init__(self, script: Sequence[Step] = (Delta("Hel", 1), Delta("lo", 1), LAST)) -> None:
         self.script = script
         self.entering: Step | None = None
         self.is_ready = True
@@ -157,9 +155,7 @@ class FakeNode:
         self.lobes: list[LobeStatus] = [
             LobeStatus("fake", "0.1.0", "executor", "fake", "ready"),
         ]
-        self.identity = self.transport = self.trust = self.settlement = (
-            self.embedder
-        ) = None
+        self.identity = self.transport = self.trust = self.settlement = self.embedder = None
         self.catalogs: Sequence[Any] = ()
         self.stores: Sequence[Any] = ()
 
@@ -197,9 +193,7 @@ class Served:
 
     def local_client(self) -> httpx.AsyncClient:
         transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
-        return httpx.AsyncClient(
-            base_url="http://node", transport=transport, timeout=10
-        )
+        return httpx.AsyncClient(base_url="http://node", transport=transport, timeout=10)
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -230,9 +224,7 @@ async def served(node: FakeNode, tmp_path: Path) -> AsyncIterator[Served]:
 
 
 @asynccontextmanager
-async def serving(
-    node: FakeNode, state: Path, **settings: Any
-) -> AsyncIterator[Served]:
+async def serving(node: FakeNode, state: Path, **settings: Any) -> AsyncIterator[Served]:
     """Serve a node on a free port until the block is left."""
     defaults = {
         "port": 0,
@@ -295,9 +287,5 @@ def post(path: str, body: Any, *headers: str) -> bytes:
 def events(stream: str | bytes) -> list[Any]:
     """The data of each event of an SSE body; ``[DONE]`` as it is."""
     text = stream.decode() if isinstance(stream, bytes) else stream
-    data = [
-        line.removeprefix("data: ")
-        for line in text.split("\n")
-        if line.startswith("data: ")
-    ]
+    data = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
     return [item if item == "[DONE]" else json.loads(item) for item in data]

@@ -24,9 +24,7 @@ class Chunks:
         self._include_usage = include_usage
         self._envelope: dict[str, object] = {
             "id": head.id,
-            "object": "chat.completion.chunk"
-            if head.kind == "chat"
-            else "text_completion",
+            "object": "chat.completion.chunk" if head.kind == "chat" else "text_completion",
             "created": head.created,
             "model": head.model,
         }
@@ -37,21 +35,15 @@ class Chunks:
         """What precedes the first text: the chunk with the role, where there are roles."""
         if self._kind == "text":
             return b""
-        return _event(
-            self._chunk({"delta": {"role": "assistant", "content": ""}}, None)
-        )
+        return _event(self._chunk({"delta": {"role": "assistant", "content": ""}}, None))
 
     def text(self, text: str) -> bytes:
         """One chunk of text; whatever cannot be UTF-8 in it becomes a question mark."""
         return self._before + _encode(text).encode("utf-8", "replace") + self._after
 
-    def closing(
-        self, finish: FinishReason, usage: Usage, hops: tuple[Hop, ...]
-    ) -> bytes:
+    def closing(self, finish: FinishReason, usage: Usage, hops: tuple[Hop, ...]) -> bytes:
         """All that follows the last text, up to ``[DONE]``."""
-        empty: dict[str, object] = (
-            {"delta": {}} if self._kind == "chat" else {"text": ""}
-        )
+        empty: dict[str, object] = {"delta": {}} if self._kind == "chat" else {"text": ""}
         last, kwaai = self._chunk(empty, finish), {"kwaai": route_of(hops)}
         if not self._include_usage:
             return _event(last | kwaai) + DONE
@@ -64,9 +56,7 @@ class Chunks:
         )
         return json.dumps(self._chunk(said, None), separators=(",", ":")).encode()
 
-    def _chunk(
-        self, said: dict[str, object], finish: FinishReason | None
-    ) -> dict[str, object]:
+    def _chunk(self, said: dict[str, object], finish: FinishReason | None) -> dict[str, object]:
         choice = {"index": 0} | said | {"logprobs": None, "finish_reason": finish}
         usage: dict[str, object] = {"usage": None} if self._include_usage else {}
         return self._envelope | {"choices": [choice]} | usage

@@ -17,9 +17,7 @@ class Fields:
 
     def __init__(self, value: object, at: str = "") -> None:
         if not isinstance(value, dict):
-            raise RequestError(
-                f"{at or 'the body'} must be an object", param=at or None
-            )
+            raise RequestError(f"{at or 'the body'} must be an object", param=at or None)
         self._left = dict(value)
         self._prefix = f"{at}." if at else ""
 
@@ -32,9 +30,7 @@ class Fields:
         """The field, which must be there."""
         value = self._left.pop(name, None)
         if value is None:
-            raise RequestError(
-                f"{self._prefix}{name} is missing", param=self._prefix + name
-            )
+            raise RequestError(f"{self._prefix}{name} is missing", param=self._prefix + name)
         return read(value, self._prefix + name)
 
     def ignore(self, *names: str) -> None:
@@ -66,9 +62,7 @@ def text(value: object, at: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise RequestError(
-            f"{at} has half of a surrogate pair in it", param=at
-        ) from None
+        raise RequestError(f"{at} has half of a surrogate pair in it", param=at) from None
     return value
 
 
@@ -103,9 +97,7 @@ def integer(low: int, high: int) -> Reader[int]:
     """An integer in ``[low, high]``; 16.0 is one, as JSON knows no difference."""
 
     def read(value: object, at: str) -> int:
-        whole = isinstance(value, int) or (
-            isinstance(value, float) and value.is_integer()
-        )
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not isinstance(value, int | float) or not whole:
             raise RequestError(f"{at} must be an integer", param=at)
         if not low <= value <= high:

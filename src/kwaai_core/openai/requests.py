@@ -133,9 +133,7 @@ def _max_tokens(fields: Fields, *names: str) -> int | None:
     given = {name: fields.take(name, integer(1, MAX_TOKENS), None) for name in names}
     values = {value for value in given.values() if value is not None}
     if len(values) > 1:
-        raise RequestError(
-            f"{' and '.join(given)} differ: give only one", param=names[-1]
-        )
+        raise RequestError(f"{' and '.join(given)} differ: give only one", param=names[-1])
     return values.pop() if values else None
 
 
@@ -143,9 +141,7 @@ def _stops(value: object, at: str) -> tuple[str, ...]:
     if isinstance(value, str):
         return (filled(value, at),)
     if not isinstance(value, list) or len(value) > MAX_STOPS:
-        raise RequestError(
-            f"{at} must be a string or up to {MAX_STOPS} strings", param=at
-        )
+        raise RequestError(f"{at} must be a string or up to {MAX_STOPS} strings", param=at)
     return tuple(filled(stop, f"{at}[{i}]") for i, stop in enumerate(value))
 
 

@@ -21,9 +21,7 @@ def load_object(body: bytes) -> dict[str, object]:
         raise RequestError(f"the body is not UTF-8: see byte {error.start}") from None
     except RecursionError:
         raise _too_deep() from None
-    except (
-        ValueError
-    ) as error:  # also Python's refusal of integers of thousands of digits
+    except ValueError as error:  # also Python's refusal of integers of thousands of digits
         raise RequestError(f"the body is not valid JSON: {error}") from None
     _limit_depth(value)
     if not isinstance(value, dict):
@@ -42,9 +40,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: set[str] = set()
         for name, _ in pairs:
             if name in seen:
-                raise RequestError(
-                    f"the key “{brief(name)}” is given twice", param=brief(name)
-                )
+                raise RequestError(f"the key “{brief(name)}” is given twice", param=brief(name))
             seen.add(name)
     return members
 
