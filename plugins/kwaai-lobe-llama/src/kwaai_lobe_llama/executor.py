@@ -1,0 +1,117 @@
+"""The executor role: models of the catalogs, run by workers of llama.cpp."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from kwaai_core import (
+    Catalog,
+    Delta,
+    Executor,
+    GenerateRequest,
+    Host,
+    KwaaiError,
+    ModelCard,
+    ModelNotFound,
+)
+from kwaai_core.config import parse_size
+from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.pool import FindPath, Pool
+from kwaai_lobe_llama.settings import LlamaSettings
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_executor(host: Host) -> AsyncIterator[Executor]:
+    """The executor, with the first model of the catalogs on its way into memory."""
+    settings = host.settings(LlamaSettings)
+    memory = parse_size(settings.memory) if settings.memory else 0
+    async with trio.open_nursery() as nursery:
+        pool = Pool(nursery, settings, memory, host.state / "exact")
+        executor = LlamaExecutor(host, pool)
+        nursery.start_soon(executor.preload, settings.load)
+        yield executor
+        nursery.cancel_scope.cancel()
+
+
+class LlamaExecutor:
+    """See :class:`kwaai_core.Executor`; ``pool`` owns the processes."""
+
+    def __init__(self, host: Host, pool: Pool) -> None:
+        self._host = host
+        self._pool = pool
+        self._preloading = True
+
+    async def models(self) -> Sequence[ModelCard]:
+        """Every card of every catalog; the architecture is checked when a model is loaded."""
+        return [card for _, card in await self._offered()]
+
+    async def _offered(self) -> list[tuple[Catalog, ModelCard]]:
+        offered = []
+        for catalog in self._host.catalogs:
+            try:
+                offered += [(catalog, card) for card in await catalog.cards()]
+            except KwaaiError as error:
+                log.warning("a catalog is left out: %s", error)
+        return offered
+
+    def ready(self) -> bool:
+        return self._pool.serving or not self._preloading
+
+    async def preload(self, wanted: str) -> None:
+        """Load a model before anybody asks: the one named, or the first; "none" loads nothing."""
+        try:
+            cards = await self.models()
+            chosen = [card for card in cards if wanted in ("", card.id)]
+            if chosen:
+                await self._pool.worker(chosen[0], self._finder(chosen[0]), None)
+            elif wanted not in ("", "none"):
+                log.error("[llama] load = %r: there is no such model", wanted)
+        except KwaaiError as error:
+            log.error("%s", error)
+        finally:
+            self._preloading = False
+
+    def _finder(self, card: ModelCard) -> FindPath:
+        async def find() -> Path:
+            offered = await self._offered()
+            for catalog, other in offered:
+                if other == card:
+                    return await catalog.fetch(card)
+            raise ModelNotFound(card.id, [other.id for _, other in offered])
+
+        return find
+
+    @asynccontextmanager
+    async def generate(
+        self, request: GenerateRequest
+    ) -> AsyncIterator[trio.abc.ReceiveChannel[Delta]]:
+        """See :meth:`kwaai_core.Executor.generate`."""
+        worker = await self._pool.worker(request.model, self._finder(request.model), request.exact)
+        job = Job(request.prompt, request.sampling, request.stop, request.max_tokens)
+        async with worker.generate(job) as (answer, _):
+            yield answer
+
+    def describe(self) -> Mapping[str, Any]:
+        """The workers: model, process, plan, engine fingerprint."""
+        return {
+            "workers": [
+                {
+                    "model": worker.name,
+                    "pid": worker.pid,
+                    "context": worker.plan.context,
+                    "streams": worker.plan.streams,
+                    "exact": worker.plan.exact,
+                    "requests": worker.requests,
+                    **worker.facts,
+                }
+                for worker in self._pool.workers()
+            ]
+        }

@@ -1,0 +1,259 @@
+"""The binary frames between a node and its llama.cpp worker, over a socket pair.
+
+A frame is a header ``<IBxxxI`` (payload bytes, kind, request) and a payload. Integers are
+little-endian, texts UTF-8. Both ends are of one installation, so nothing is negotiated; but what a
+broken worker sends is checked all the same, and ends that worker and never the node.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kwaai_core import Message, Prompt, Sampling
+
+HEADER = struct.Struct("<IBxxxI")
+MAX_PAYLOAD = 1 << 26
+
+
+class Kind(IntEnum):
+    """What a frame is. The node sends the first two, the worker the others."""
+
+    GENERATE = 1
+    CANCEL = 2
+    READY = 10  # JSON: what was loaded, and how
+    LOADING = 11  # a line about progress
+    FATAL = 12  # why the worker cannot serve
+    ACCEPTED = 13  # a request is queued
+    TEXT = 14
+    FINISH = 15
+    FAILED = 16  # a request is refused or has failed; the worker lives
+
+
+class FailureCode(IntEnum):
+    """Why a request failed, as far as the API has to tell the cases apart."""
+
+    BAD_REQUEST = 1
+    CONTEXT_LENGTH = 2
+    INTERNAL = 3
+
+
+class FrameError(Exception):
+    """Bytes that are no frame of this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is asked to generate. ``digest``: hash the logits of every sampled row."""
+
+    prompt: Prompt
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    digest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a request ended; ``digest`` is 32 bytes of SHA-256, or empty where none was asked."""
+
+    reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request failed; the counts are those of the prompt and the context, or 0."""
+
+    code: FailureCode
+    message: str
+    prompt_tokens: int = 0
+    context_tokens: int = 0
+
+
+_JOB = struct.Struct("<ffiIiBBBx")  # temperature, top_p, top_k, seed, max_tokens, flags, stops
+_FINISH = struct.Struct("<BxxxIII")
+_FAILURE = struct.Struct("<BxxxII")
+_COUNT = struct.Struct("<I")
+_REASONS = ("stop", "length")
+_CHAT, _SEEDED, _DIGEST, _BOUNDED = 1, 2, 4, 8
+
+
+def frame(kind: Kind, request: int, payload: bytes = b"") -> bytes:
+    """The bytes of one frame."""
+    return HEADER.pack(len(payload), kind, request) + payload
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames; sans-I/O."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[Kind, int, bytes]]:
+        """The frames that ``data`` completes, as (kind, request, payload).
+
+        Raises :class:`FrameError` where the bytes are no frame; the stream is then unusable.
+        """
+        self._buffer += data
+        start = 0
+        try:
+            while len(self._buffer) - start >= HEADER.size:
+                length, kind, request = HEADER.unpack_from(self._buffer, start)
+                if length > MAX_PAYLOAD:
+                    raise FrameError(f"a frame of {length} bytes is over the limit {MAX_PAYLOAD}")
+                end = start + HEADER.size + length
+                if end > len(self._buffer):
+                    return
+                yield _kind(kind), request, bytes(self._buffer[start + HEADER.size : end])
+                start = end
+        finally:
+            del self._buffer[:start]
+
+
+def _kind(value: int) -> Kind:
+    try:
+        return Kind(value)
+    except ValueError:
+        raise FrameError(f"there is no frame of kind {value}") from None
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogatepass")
+    return _COUNT.pack(len(data)) + data
+
+
+class _Fields:
+    """Reads a payload front to back."""
+
+    def __init__(self, payload: bytes) -> None:
+        self._payload = payload
+        self._at = 0
+
+    def unpack(self, layout: struct.Struct) -> tuple[int | float, ...]:
+        try:
+            values = layout.unpack_from(self._payload, self._at)
+        except struct.error as error:
+            raise FrameError(f"a payload ends early: {error}") from None
+        self._at += layout.size
+        return values
+
+    def count(self) -> int:
+        return int(self.unpack(_COUNT)[0])
+
+    def text(self) -> str:
+        end = self._at + self.count() + _COUNT.size
+        if end > len(self._payload):
+            raise FrameError("a text goes beyond its payload")
+        data = self._payload[self._at : end]
+        self._at = end
+        return data.decode("utf-8", "replace")
+
+    def rest(self) -> bytes:
+        return self._payload[self._at :]
+
+
+def encode_job(job: Job) -> bytes:
+    """The payload of GENERATE."""
+    chat = not isinstance(job.prompt, str)
+    sampling, seed = job.sampling, job.sampling.seed
+    flags = _CHAT * chat | _SEEDED * (seed is not None) | _DIGEST * job.digest
+    flags |= _BOUNDED * (job.max_tokens is not None)
+    head = _JOB.pack(
+        sampling.temperature,
+        sampling.top_p,
+        sampling.top_k,
+        _fold(seed) if seed is not None else 0,
+        job.max_tokens or 0,
+        flags,
+        len(job.stop),
+        0,
+    )
+    parts = [head, *map(_text, job.stop)]
+    if isinstance(job.prompt, str):
+        parts.append(_text(job.prompt))
+    else:
+        parts.append(_COUNT.pack(len(job.prompt)))
+        for message in job.prompt:
+            parts += [_text(message.role), _text(message.name or ""), _text(message.content)]
+    return b"".join(parts)
+
+
+def _fold(seed: int) -> int:
+    """A seed of any size as the 32 bits that llama.cpp takes; all ones would mean «random»."""
+    return (seed ^ seed >> 32) % 0xFFFFFFFF
+
+
+def decode_job(payload: bytes) -> Job:
+    """The job in a GENERATE payload; raises :class:`FrameError`."""
+    fields = _Fields(payload)
+    temperature, top_p, top_k, seed, limit, flags, stops, _ = fields.unpack(_JOB)
+    flags = int(flags)
+    sampling = Sampling(temperature, top_p, int(top_k), int(seed) if flags & _SEEDED else None)
+    stop = tuple(fields.text() for _ in range(int(stops)))
+    prompt: Prompt
+    if flags & _CHAT:
+        prompt = tuple(_message(fields) for _ in range(fields.count()))
+    else:
+        prompt = fields.text()
+    max_tokens = int(limit) if flags & _BOUNDED else None
+    return Job(prompt, sampling, stop, max_tokens, bool(flags & _DIGEST))
+
+
+def _message(fields: _Fields) -> Message:
+    role, name, content = fields.text(), fields.text(), fields.text()
+    return Message(role, content, name or None)  # type: ignore[arg-type]  # checked by the API
+
+
+def encode_text(tokens: int, text: str) -> bytes:
+    """The payload of TEXT: ``text`` covers ``tokens`` tokens."""
+    return _COUNT.pack(tokens) + text.encode()
+
+
+def decode_text(payload: bytes) -> tuple[int, str]:
+    """(tokens, text) of a TEXT payload; raises :class:`FrameError`."""
+    fields = _Fields(payload)
+    return fields.count(), _utf8(fields.rest())
+
+
+def encode_finish(finish: Finish) -> bytes:
+    """The payload of FINISH."""
+    counts = (finish.prompt_tokens, finish.completion_tokens, finish.cached_tokens)
+    return _FINISH.pack(_REASONS.index(finish.reason), *counts) + finish.digest
+
+
+def decode_finish(payload: bytes) -> Finish:
+    """The :class:`Finish` in a payload; raises :class:`FrameError`."""
+    fields = _Fields(payload)
+    reason, prompt, completion, cached = map(int, fields.unpack(_FINISH))
+    if reason >= len(_REASONS):
+        raise FrameError(f"there is no way {reason} to finish")
+    return Finish(_REASONS[reason], prompt, completion, cached, fields.rest())
+
+
+def encode_failure(failure: Failure) -> bytes:
+    """The payload of FAILED."""
+    head = _FAILURE.pack(failure.code, failure.prompt_tokens, failure.context_tokens)
+    return head + failure.message.encode("utf-8", "replace")
+
+
+def decode_failure(payload: bytes) -> Failure:
+    """The :class:`Failure` in a payload; raises :class:`FrameError`."""
+    fields = _Fields(payload)
+    code, prompt, context = map(int, fields.unpack(_FAILURE))
+    try:
+        return Failure(FailureCode(code), _utf8(fields.rest()), prompt, context)
+    except ValueError:
+        raise FrameError(f"there is no failure {code}") from None
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise FrameError(f"a text is not UTF-8: {error}") from None

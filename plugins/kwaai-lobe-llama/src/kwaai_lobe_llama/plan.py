@@ -1,0 +1,66 @@
+"""How a worker shall run a model: every number that decides its memory, its speed and its bits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The settings of one loaded model; they never change while it is loaded.
+
+    ``context`` is in tokens of one session, ``streams`` how many sessions there may be at once,
+    each with KV cells of its own. A call of ``llama_decode`` holds either at most ``max_rows``
+    rows of decoding sessions or one prefill chunk of at most ``chunk`` rows; ``min_rows`` 2 pads
+    a lone row, for weights whose kernels treat it otherwise. ``exact`` promises that the logits
+    of a session do not depend on who else is served (see :mod:`kwaai_lobe_llama.worker.exact`).
+    """
+
+    path: str
+    digest: str
+    context: int
+    streams: int
+    threads: int
+    gpu_layers: int = 0
+    k_type: str = "f16"
+    v_type: str = "f16"
+    flash_attention: bool = True
+    unified: bool = False
+    repack: bool = True
+    max_rows: int = 8
+    min_rows: int = 1
+    chunk: int = 512
+    exact: bool = False
+    gate_folder: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        return cls(**json.loads(text))
+
+    def as_exact(self, *, max_rows: int, min_rows: int) -> Plan:
+        """This plan under the rules of an exact worker, measured in `docs/explanation/exact.md`.
+
+        K and V of different types keep llama.cpp from both attention paths whose bits depend on
+        the shape of a call; without repacked weights and a unified cache nothing else does,
+        within the row limits that the gate then proves.
+        """
+        return replace(
+            self,
+            k_type="bf16",
+            v_type="f16",
+            flash_attention=True,
+            unified=False,
+            repack=False,
+            max_rows=max_rows,
+            min_rows=min_rows,
+            chunk=EXACT_CHUNK,
+            exact=True,
+        )
+
+
+EXACT_CHUNK = 128
+"""Rows of a canonical prefill chunk of an exact worker, at absolute multiples of itself."""

@@ -1,0 +1,225 @@
+"""A worker process, seen from the node: started, spoken to, and its end noticed at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+import trio
+
+from kwaai_core import (
+    ContextLengthExceeded,
+    Delta,
+    KwaaiError,
+    ModelFileError,
+    RequestError,
+    Usage,
+    WorkerLost,
+)
+from kwaai_lobe_llama.answer import Answer
+from kwaai_lobe_llama.frames import (
+    Failure,
+    FailureCode,
+    FrameError,
+    FrameReader,
+    Job,
+    Kind,
+    decode_failure,
+    decode_finish,
+    decode_text,
+    encode_job,
+    frame,
+)
+from kwaai_lobe_llama.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    answer: Answer = field(default_factory=Answer)
+    accepted: trio.Event = field(default_factory=trio.Event)
+    digest: bytes = b""
+    prompt_field: str = "messages"
+
+
+class Worker:
+    """One worker process with one model.
+
+    Resources: :meth:`run` owns the process; when it returns, the process has ended and every
+    request of it has been answered or failed.
+    """
+
+    def __init__(self, name: str, plan: Plan, *, spin: int) -> None:
+        self.name = name
+        self.plan = plan
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self.facts: Mapping[str, object] = {}
+        self.error: KwaaiError | None = None
+        self.pid = 0
+        self._spin = spin
+        self._requests: dict[int, _Request] = {}
+        self._numbers = count(1)
+        self._out, self._to_write = trio.open_memory_channel[bytes](float("inf"))
+        self._last_words: deque[str] = deque(maxlen=8)
+
+    @property
+    def serving(self) -> bool:
+        """Whether the model is loaded and its process lives."""
+        return self.ready.is_set() and not self.ended.is_set()
+
+    @property
+    def requests(self) -> int:
+        """How many requests it has, waiting ones included."""
+        return len(self._requests)
+
+    async def run(self) -> None:
+        """Start the process and serve its frames until it ends or this is cancelled."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await self._spawn(theirs)
+            self.pid = process.pid
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
+                await self._serve(process, stream)
+        finally:
+            self.ended.set()
+            self.ready.set()
+            for request in self._requests.values():
+                request.answer.fail(self.error or self._lost("was stopped"))
+                request.accepted.set()
+
+    async def _spawn(self, connection: socket.socket) -> trio.Process:
+        fd = connection.fileno()
+        command = [sys.executable, "-m", f"{__package__}.worker", str(fd), self.plan.to_json()]
+        environment = {"GOMP_SPINCOUNT": str(self._spin)} | os.environ
+        return await trio.lowlevel.open_process(
+            command,
+            pass_fds=[fd],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    async def _serve(self, process: trio.Process, stream: trio.SocketStream) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen_to_stderr, process)
+                nursery.start_soon(self._write, stream)
+                await self._read(stream)
+                with trio.move_on_after(2):  # it closed its end, so it is ending
+                    await process.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
+            if self.error is None:
+                self.error = self._lost(_manner(process.returncode))
+
+    async def _write(self, stream: trio.SocketStream) -> None:
+        try:
+            async for data in self._to_write:
+                await stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the reader sees the end of the process too, and says so
+
+    async def _listen_to_stderr(self, process: trio.Process) -> None:
+        if process.stderr is None:
+            return
+        async for data in process.stderr:
+            for line in data.decode("utf-8", "replace").splitlines():
+                self._last_words.append(line.strip())
+                log.debug("%s: %s", self.name, line)
+
+    async def _read(self, stream: trio.SocketStream) -> None:
+        reader = FrameReader()
+        try:
+            while data := await stream.receive_some(1 << 16):
+                for kind, number, payload in reader.feed(data):
+                    self._take(kind, number, payload)
+        except trio.BrokenResourceError:
+            pass  # the process ended with frames of ours unread
+        except FrameError as error:
+            self.error = self._lost(f"sent a broken frame ({error})")
+
+    def _take(self, kind: Kind, number: int, payload: bytes) -> None:
+        if kind is Kind.READY:
+            self.facts = json.loads(payload)
+            self.ready.set()
+        elif kind is Kind.LOADING:
+            log.info("%s: %s", self.name, payload.decode("utf-8", "replace"))
+        elif kind is Kind.FATAL:
+            self.error = ModelFileError(payload.decode("utf-8", "replace"))
+        elif (request := self._requests.get(number)) is not None:
+            self._answer(request, kind, payload)
+
+    def _answer(self, request: _Request, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.TEXT:
+            tokens, text = decode_text(payload)
+            request.answer.put(Delta(text, tokens))
+        elif kind is Kind.FINISH:
+            end = decode_finish(payload)
+            usage = Usage(end.prompt_tokens, end.completion_tokens, end.cached_tokens)
+            request.digest = end.digest
+            request.answer.put(Delta("", 0, end.reason, usage))  # type: ignore[arg-type]
+        elif kind is Kind.ACCEPTED:
+            request.accepted.set()
+        elif kind is Kind.FAILED:
+            request.answer.fail(_refusal(decode_failure(payload), request.prompt_field))
+            request.accepted.set()
+
+    def _lost(self, manner: str) -> WorkerLost:
+        words = "; ".join(word for word in self._last_words if word)
+        return WorkerLost(
+            f"the process that computes {self.name} {manner} in mid-answer; a new one is started "
+            f"for the next request" + (f" (its last words: {words})" if words else ""),
+            retry_after=1,
+        )
+
+    @asynccontextmanager
+    async def generate(self, job: Job) -> AsyncIterator[tuple[Answer, _Request]]:
+        """Open the answer to a job; entering returns once it is accepted.
+
+        Leaving cancels it at once where it has not ended. Errors: :class:`RequestError` on
+        entering; :class:`WorkerLost`, on entering or while reading.
+        """
+        if self.ended.is_set():
+            raise self.error or self._lost("was stopped")
+        request = _Request(prompt_field="prompt" if isinstance(job.prompt, str) else "messages")
+        number = next(self._numbers) & 0xFFFFFFFF
+        self._requests[number] = request
+        try:
+            self._out.send_nowait(frame(Kind.GENERATE, number, encode_job(job)))
+            await request.accepted.wait()
+            request.answer.check()
+            yield request.answer, request
+        finally:
+            del self._requests[number]
+            if not request.answer.ended:
+                self._out.send_nowait(frame(Kind.CANCEL, number))
+
+
+def _refusal(failure: Failure, field_: str) -> KwaaiError:
+    if failure.code is FailureCode.CONTEXT_LENGTH:
+        return ContextLengthExceeded(failure.prompt_tokens, failure.context_tokens, param=field_)
+    return RequestError(failure.message, param=field_)
+
+
+def _manner(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with status {code}"

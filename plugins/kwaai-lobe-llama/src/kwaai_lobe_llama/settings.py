@@ -1,0 +1,32 @@
+"""The table ``[llama]`` of ``kwaai.toml``."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaSettings:
+    """How models are run on this machine.
+
+    ``threads``: of a computation; 0 is one for each physical core this process may use.
+    ``gpu_layers``: blocks of a model to offload; -1 is all, and needs a build of llama.cpp for it.
+    ``context``: tokens of one conversation; 0 is the model's own, at most 8192 of it, and less
+    where ``memory`` has no room. ``streams``: conversations computed at once.
+    ``queue``: requests that may wait for one, beyond which they are refused.
+    ``kv_type``: of the KV cache; ``exact`` has its own.
+    ``memory``: for the weights and KV of all loaded models, like ``"6GiB"``; empty is half of the
+    machine's. ``exact``: logits of an answer do not depend on what else is computed.
+    ``load``: the model to load at the start; empty is the first there is, ``"none"`` none.
+    ``spin``: how long threads wait actively for one another (``GOMP_SPINCOUNT``).
+    """
+
+    threads: int = 0
+    gpu_layers: int = 0
+    context: int = 0
+    streams: int = 8
+    queue: int = 64
+    kv_type: Literal["f16", "bf16", "f32", "q8_0"] = "f16"
+    memory: str = ""
+    exact: bool = False
+    load: str = ""
+    spin: int = 10_000

@@ -1,0 +1,325 @@
+"""Continuous batching: which rows go into which call, and which KV is used again.
+
+A call of ``llama_decode`` holds either the next rows of decoding sessions or one prefill chunk
+of one session, never both: llama.cpp would split a mixed call anyway (streams of a call advance
+by equal numbers of rows), and the bits of a row would depend on the mixture. So a long prompt
+stalls other answers for one chunk at a time, and the chunk is small while others are decoding.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Protocol
+
+from kwaai_lobe_llama.frames import Finish
+from kwaai_lobe_llama.worker.engine import Aborted, Engine, Row
+from kwaai_lobe_llama.worker.sampler import Sampler
+from kwaai_lobe_llama.worker.text import TextAssembler
+
+BRIDGED_GAP = 2
+"""Idle streams that a call may carry along, as dummy rows, to remain one call.
+
+llama.cpp splits a call silently where stream numbers are not consecutive, and each part then
+passes all the weights through the caches again; a row costs about a third of that."""
+
+STALL_SECONDS = 0.1
+"""How long a prefill chunk may hold up the sessions that are decoding, about."""
+
+_SMALLEST_CHUNK = 32
+
+
+class Digest(Protocol):
+    """What is told the logits of every sampled row of a session, as bytes: a hash, say."""
+
+    def update(self, data: bytes, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+class Sink(Protocol):
+    """Where answers go; :meth:`flush` is called after each call of ``llama_decode``."""
+
+    def text(self, session: Session, tokens: int, text: str) -> None: ...
+    def finish(self, session: Session, finish: Finish) -> None: ...
+    def flush(self) -> None: ...
+
+
+@dataclass(slots=True)
+class Stream:
+    """One KV sequence: ``tokens`` are what its cells hold, ``chunked`` how many of them, from
+    the front, whole prefill chunks have written; ``session`` is who uses it now."""
+
+    number: int
+    tokens: list[int] = field(default_factory=list)
+    chunked: int = 0
+    used: int = 0
+    session: Session | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One answer in the making. ``prompt`` is not empty and leaves room for a token."""
+
+    number: int
+    prompt: list[int]
+    limit: int
+    sampler: Sampler
+    text: TextAssembler
+    digest: Digest | None = None
+    stream: Stream | None = None
+    token: int = -1
+    generated: int = 0
+    cached: int = 0
+    unsent: int = 0
+    cancelled: bool = False
+
+    @property
+    def decoding(self) -> bool:
+        return self.token >= 0
+
+
+class Scheduler:
+    """Runs sessions on an engine; one thread calls :meth:`submit` and :meth:`step`."""
+
+    def __init__(self, engine: Engine, sink: Sink, *, endless: bool = False) -> None:
+        self._engine = engine
+        self._endless = endless  # go on past a token that ends an answer, to measure
+        self._plan = engine.plan
+        self._sink = sink
+        self._streams = [Stream(n) for n in range(engine.plan.streams)]
+        self._waiting: deque[Session] = deque()
+        self._prefilling: deque[Session] = deque()
+        self._running: list[Session] = []
+        self._clock = 0
+        self._row_seconds = 0.0
+        self.alone: Session | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._waiting or self._running)
+
+    def held(self, stream: int) -> list[int]:
+        """The tokens in the cells of a stream."""
+        return list(self._streams[stream].tokens)
+
+    def forget(self) -> None:
+        """Empty the streams that nobody uses."""
+        for stream in self._streams:
+            if stream.session is None and stream.tokens:
+                self._engine.truncate(stream.number, 0)
+                stream.tokens.clear()
+                stream.chunked = 0
+
+    def submit(self, session: Session) -> None:
+        """Queue a session; it starts as soon as a stream is free."""
+        self._waiting.append(session)
+
+    def step(self) -> None:
+        """One round: the next token of every decoding session, then one prefill chunk."""
+        self._drop_cancelled()
+        self._admit()
+        decoding = [session for session in self._running if session.decoding]
+        for group in self._groups(decoding):
+            self._attempt(group, self._decode)
+        if self._prefilling:
+            session = self._prefilling.popleft()
+            self._attempt([session], self._prefill)
+            if not session.decoding and session.stream is not None:
+                self._prefilling.append(session)  # round robin, so that short prompts pass
+
+    def _attempt(self, group: list[Session], call: Callable[[list[Session]], None]) -> None:
+        self.alone = group[0] if len(group) == 1 else None
+        self._engine.arm()
+        try:
+            if not (self.alone and self.alone.cancelled):
+                call(group)
+        except Aborted:
+            pass  # a cancelled session is dropped next; any other runs its rows again
+        self.alone = None
+        self._sink.flush()
+
+    def _drop_cancelled(self) -> None:
+        for session in [s for s in self._waiting if s.cancelled]:
+            self._waiting.remove(session)
+            session.sampler.close()
+        for session in [s for s in self._running if s.cancelled]:
+            self._release(session)
+
+    def _release(self, session: Session) -> None:
+        stream = session.stream
+        if stream is None:
+            return
+        self._clock += 1
+        stream.session, stream.used, session.stream = None, self._clock, None
+        self._running.remove(session)
+        if session in self._prefilling:
+            self._prefilling.remove(session)
+        session.sampler.close()
+
+    # -- streams and what they remember
+
+    def _admit(self) -> None:
+        while self._waiting:
+            free = [stream for stream in self._streams if stream.session is None]
+            if not free:
+                return
+            session = self._waiting.popleft()
+            stream = max(free, key=lambda s: (self._reusable(s, session.prompt), -s.used, -s.number))
+            self._occupy(stream, session)
+
+    def _occupy(self, stream: Stream, session: Session) -> None:
+        keep = self._reusable(stream, session.prompt)
+        if not self._engine.truncate(stream.number, keep):
+            keep = 0
+            self._engine.truncate(stream.number, 0)
+        del stream.tokens[keep:]
+        stream.chunked = min(stream.chunked, keep)
+        stream.session, session.stream, session.cached = session, stream, keep
+        self._running.append(session)
+        self._prefilling.append(session)
+
+    def _reusable(self, stream: Stream, prompt: Sequence[int]) -> int:
+        """How many tokens of a prompt a stream's cells already hold, and may be used for it.
+
+        An exact worker takes only whole chunks that prefill wrote, so that every row of the
+        prompt was computed in the shape in which it would be computed anew.
+        """
+        limit = min(len(stream.tokens), len(prompt) - 1)
+        if self._plan.exact:
+            limit = min(limit, stream.chunked)
+        common = next((i for i in range(limit) if stream.tokens[i] != prompt[i]), limit)
+        return common - common % self._plan.chunk if self._plan.exact else common
+
+    # -- prefill
+
+    def _prefill(self, group: list[Session]) -> None:
+        (session,) = group
+        stream = _stream_of(session)
+        start = len(stream.tokens)
+        rows = session.prompt[start : start + self._chunk_rows(start)]
+        last = start + len(rows) == len(session.prompt)
+        began = time.perf_counter()
+        if len(rows) >= self._plan.min_rows:
+            self._engine.prefill(rows, start, stream.number, output=last)
+        else:
+            self._run_padded([Row(rows[0], start, stream.number, last)])
+        self._row_seconds = (time.perf_counter() - began) / len(rows)
+        stream.tokens += rows
+        if stream.chunked == start and len(rows) == self._plan.chunk:
+            stream.chunked = start + len(rows)
+        if last:
+            self._take(session, len(rows) - 1)
+
+    def _chunk_rows(self, start: int) -> int:
+        plan = self._plan
+        if plan.exact:  # at absolute multiples: the same rows in the same shapes, always
+            return plan.chunk - start % plan.chunk
+        if len(self._prefilling) + 1 >= len(self._running) or not self._row_seconds:
+            return plan.chunk
+        rows = int(STALL_SECONDS / self._row_seconds) // _SMALLEST_CHUNK * _SMALLEST_CHUNK
+        return min(max(_SMALLEST_CHUNK, rows), plan.chunk)
+
+    # -- decoding
+
+    def _groups(self, sessions: Iterable[Session]) -> list[list[Session]]:
+        """Sessions of one call each: neighbouring streams, near enough, within the row limit."""
+        runs: list[list[Session]] = []
+        for session in sorted(sessions, key=_number):
+            if runs and _number(session) - _number(runs[-1][-1]) <= BRIDGED_GAP + 1:
+                runs[-1].append(session)
+            else:
+                runs.append([session])
+        return [group for run in runs for group in _split(run, self._plan.max_rows)]
+
+    def _decode(self, group: list[Session]) -> None:
+        rows = []
+        for session in group:
+            stream = _stream_of(session)
+            rows.append(Row(session.token, len(stream.tokens), stream.number))
+        places = self._run_padded(rows)
+        for session, place in zip(group, places, strict=True):
+            _stream_of(session).tokens.append(session.token)
+            self._take(session, place)
+
+    def _run_padded(self, rows: list[Row]) -> list[int]:
+        """Run rows with dummies for the streams between them, and up to the least number of rows.
+
+        The dummies' cells are removed again; their streams may hold what is used later. Returns
+        the place of each given row in the call.
+        """
+        by_stream = {row.stream: row for row in rows}
+        low, high = rows[0].stream, rows[-1].stream
+        while high - low + 1 < self._plan.min_rows:
+            low, high = (low, high + 1) if high + 1 < len(self._streams) else (low - 1, high)
+        call = [by_stream.get(n) or self._dummy(n) for n in range(low, high + 1)]
+        try:
+            self._engine.decode(call)
+        finally:
+            for row in call:
+                if row.stream not in by_stream:
+                    self._engine.truncate(row.stream, row.position)
+        return [row.stream - low for row in rows]
+
+    def _dummy(self, number: int) -> Row:
+        stream = self._streams[number]
+        if len(stream.tokens) >= self._plan.context:  # make room for one cell
+            stream.tokens.pop()
+            stream.chunked = min(stream.chunked, len(stream.tokens) // self._plan.chunk * self._plan.chunk)
+            self._engine.truncate(number, len(stream.tokens))
+        return Row(0, len(stream.tokens), number, output=False)
+
+    # -- tokens
+
+    def _take(self, session: Session, row: int) -> None:
+        """Sample from a row of the last call, and end the session or give it its next token."""
+        if session.digest is not None:
+            session.digest.update(self._engine.logits(row))
+        token = session.sampler.sample(self._engine, row)
+        if session.cancelled:
+            return
+        if not self._endless and self._engine.is_end(token):
+            return self._end(session, "stop")
+        session.token = token
+        session.generated += 1
+        session.unsent += 1
+        text = session.text.push(self._engine.piece(token))
+        if session.text.stopped:
+            return self._end(session, "stop", text)
+        if session.generated >= session.limit:
+            return self._end(session, "length", text)
+        self._send(session, text)
+        return None
+
+    def _send(self, session: Session, text: str) -> None:
+        if text:
+            self._sink.text(session, session.unsent, text)
+            session.unsent = 0
+
+    def _end(self, session: Session, reason: str, text: str = "") -> None:
+        self._send(session, text + session.text.flush())
+        digest = session.digest.digest() if session.digest else b""
+        counts = (len(session.prompt), session.generated, session.cached)
+        self._sink.finish(session, Finish(reason, *counts, digest))
+        self._release(session)
+
+
+def _stream_of(session: Session) -> Stream:
+    if session.stream is None:
+        raise RuntimeError(f"session {session.number} has no stream")
+    return session.stream
+
+
+def _number(session: Session) -> int:
+    return _stream_of(session).number
+
+
+def _split(run: list[Session], most: int) -> list[list[Session]]:
+    """A run cut into calls of at most ``most`` rows, its gaps included, of about equal width."""
+    first = _number(run[0])
+    rows = _number(run[-1]) - first + 1
+    width = -(-rows // -(-rows // most))
+    return [list(group) for _, group in groupby(run, lambda s: (_number(s) - first) // width)]

@@ -1,0 +1,207 @@
+"""The worker's two threads: one reads frames, one runs llama.cpp.
+
+Reading, templates and tokenising happen beside the computation; ``llama_decode`` releases the
+interpreter's lock. The end of the socket is the end of the node: the reading thread then ends
+the process at once, whatever is being computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import socket
+import threading
+
+from kwaai_lobe_llama.frames import (
+    Failure,
+    FailureCode,
+    Finish,
+    FrameReader,
+    Job,
+    Kind,
+    decode_job,
+    encode_failure,
+    encode_finish,
+    encode_text,
+    frame,
+)
+from kwaai_lobe_llama.plan import Plan
+from kwaai_lobe_llama.worker.bindings import C
+from kwaai_lobe_llama.worker.engine import Engine, EngineError, Row
+from kwaai_lobe_llama.worker.exact import NotExact, pass_gate
+from kwaai_lobe_llama.worker.fingerprint import describe, fingerprint
+from kwaai_lobe_llama.worker.residency import release_zero_pages
+from kwaai_lobe_llama.worker.sampler import Sampler
+from kwaai_lobe_llama.worker.scheduler import Scheduler, Session
+from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
+from kwaai_lobe_llama.worker.text import TextAssembler
+
+
+class Outbox:
+    """Frames for the node: collected by the computing thread, sent in one call a step."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._collected = bytearray()
+
+    def send(self, kind: Kind, request: int = 0, payload: bytes = b"") -> None:
+        """Send one frame now."""
+        with self._lock:
+            self._connection.sendall(frame(kind, request, payload))
+
+    def collect(self, kind: Kind, request: int, payload: bytes) -> None:
+        """Keep a frame until :meth:`flush`."""
+        self._collected += frame(kind, request, payload)
+
+    def flush(self) -> None:
+        """Send what was collected; waits while the node does not read."""
+        if self._collected:
+            with self._lock:
+                self._connection.sendall(self._collected)
+            self._collected.clear()
+
+
+class Refusal(Exception):
+    """A job that cannot be done."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Intake:
+    """From jobs to sessions: the template, the tokens, the room in the context."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        vocabulary = engine.vocabulary
+        self._bos = engine.special_text(C.llama_vocab_bos(vocabulary))
+        self._adds_bos = bool(C.llama_vocab_get_add_bos(vocabulary))
+        self._eos = engine.special_text(C.llama_vocab_eos(vocabulary))
+        self._template: ChatTemplate | None = None
+
+    def session(self, number: int, job: Job) -> Session:
+        """The session that a job asks for; raises :class:`Refusal`."""
+        prompt = self._engine.tokenise(self._text(job))
+        context = self._engine.plan.context
+        if not prompt:
+            raise Refusal(Failure(FailureCode.BAD_REQUEST, "the prompt has no tokens"))
+        if len(prompt) >= context:
+            text = "the prompt is longer than the context"
+            raise Refusal(Failure(FailureCode.CONTEXT_LENGTH, text, len(prompt), context))
+        room = context - len(prompt)
+        limit = room if job.max_tokens is None else min(room, job.max_tokens)
+        digest = hashlib.sha256() if job.digest else None
+        return Session(
+            number, prompt, limit, Sampler(job.sampling), TextAssembler(job.stop), digest
+        )
+
+    def _text(self, job: Job) -> str:
+        if isinstance(job.prompt, str):
+            return job.prompt
+        try:
+            text = self._compiled().render(job.prompt)
+        except TemplateError as error:
+            raise Refusal(Failure(FailureCode.BAD_REQUEST, str(error))) from None
+        # the tokeniser adds the first token itself
+        return text.removeprefix(self._bos) if self._bos and self._adds_bos else text
+
+    def _compiled(self) -> ChatTemplate:
+        if self._template is None:
+            source = C.llama_model_chat_template(self._engine.model, None)
+            if not source:
+                raise TemplateError(
+                    "this model has no chat template: use /v1/completions with a prompt"
+                )
+            self._template = ChatTemplate(
+                source.decode("utf-8", "replace"), bos_token=self._bos, eos_token=self._eos
+            )
+        return self._template
+
+
+class Server:
+    """One loaded model, served over a connection until it ends; a :class:`Sink` itself."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._outbox = Outbox(connection)
+        self._inbox: queue.SimpleQueue[Session] = queue.SimpleQueue()
+        self._sessions: dict[int, Session] = {}
+
+    def run(self, plan: Plan) -> None:
+        """Load, say READY, and serve; returns only where the model cannot be served (FATAL)."""
+        try:
+            self._engine, ready = _load(plan, self._outbox)
+            self._intake = Intake(self._engine)
+        except (EngineError, NotExact) as error:
+            self._outbox.send(Kind.FATAL, 0, str(error).encode())
+            return
+        self._scheduler = Scheduler(self._engine, self)
+        self._outbox.send(Kind.READY, 0, ready)
+        threading.Thread(target=self._read, daemon=True).start()
+        while True:
+            while self._scheduler.idle or not self._inbox.empty():
+                self._scheduler.submit(self._inbox.get())
+            self._scheduler.step()
+
+    def text(self, session: Session, tokens: int, text: str) -> None:
+        self._outbox.collect(Kind.TEXT, session.number, encode_text(tokens, text))
+
+    def finish(self, session: Session, finish: Finish) -> None:
+        self._sessions.pop(session.number, None)
+        self._outbox.collect(Kind.FINISH, session.number, encode_finish(finish))
+
+    def flush(self) -> None:
+        self._outbox.flush()
+
+    def _read(self) -> None:
+        reader = FrameReader()
+        try:
+            while data := self._connection.recv(1 << 16):
+                for kind, number, payload in reader.feed(data):
+                    if kind is Kind.GENERATE:
+                        self._accept(number, payload)
+                    elif kind is Kind.CANCEL:
+                        self._cancel(number)
+        finally:
+            os._exit(0)  # the node is gone, or we are broken: nothing here is worth a clean end
+
+    def _accept(self, number: int, payload: bytes) -> None:
+        try:
+            session = self._intake.session(number, decode_job(payload))
+        except Refusal as refusal:
+            self._outbox.send(Kind.FAILED, number, encode_failure(refusal.failure))
+            return
+        self._sessions[number] = session
+        self._outbox.send(Kind.ACCEPTED, number)
+        self._inbox.put(session)
+
+    def _cancel(self, number: int) -> None:
+        session = self._sessions.pop(number, None)
+        if session is not None:
+            session.cancelled = True
+            if self._scheduler.alone is session:
+                self._engine.abort()
+
+
+def _load(plan: Plan, outbox: Outbox) -> tuple[Engine, bytes]:
+    """The engine, warm, and what READY says of it."""
+    description = describe(plan)
+    if plan.exact:
+        engine = pass_gate(
+            plan, description, Engine, lambda line: outbox.send(Kind.LOADING, 0, line.encode())
+        )
+    else:
+        engine = Engine(plan)
+    engine.decode([Row(0, 0, 0)])  # reads the weights and starts the threads
+    engine.truncate(0, 0)
+    release_zero_pages()
+    ready = {
+        "fingerprint": fingerprint(description, engine.plan.max_rows),
+        "engine": description,
+        "max_rows": engine.plan.max_rows,
+    }
+    return engine, json.dumps(ready).encode()

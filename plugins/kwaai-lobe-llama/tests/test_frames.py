@@ -1,0 +1,121 @@
+"""The frames between node and worker: every job survives the trip, and no garbage escapes."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kwaai_core import Message, Sampling
+from kwaai_lobe_llama.frames import (
+    HEADER,
+    MAX_PAYLOAD,
+    Failure,
+    FailureCode,
+    Finish,
+    FrameError,
+    FrameReader,
+    Job,
+    Kind,
+    decode_failure,
+    decode_finish,
+    decode_job,
+    decode_text,
+    encode_failure,
+    encode_finish,
+    encode_job,
+    encode_text,
+    frame,
+)
+
+texts = st.text(max_size=40)
+messages = st.builds(
+    Message,
+    st.sampled_from(["system", "user", "assistant", "tool"]),
+    texts,
+    st.none() | st.text(min_size=1, max_size=9),
+)
+unit = st.floats(0, 1, width=32)
+samplings = st.builds(
+    Sampling,
+    st.floats(0, 2, width=32),
+    unit,
+    st.integers(0, 1000),
+    st.none() | st.integers(0, 2**32 - 2),
+)
+jobs = st.builds(
+    Job,
+    st.lists(messages, max_size=5).map(tuple) | texts,
+    samplings,
+    st.lists(texts, max_size=4).map(tuple),
+    st.none() | st.integers(1, 2**31 - 1),
+    st.booleans(),
+)
+
+
+@given(jobs)
+def test_a_job_survives(job: Job) -> None:
+    assert decode_job(encode_job(job)) == job
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_seed_of_any_size_is_never_llama_cpps_word_for_random(seed: int) -> None:
+    sent = decode_job(encode_job(Job("x", Sampling(seed=seed)))).sampling.seed
+    assert sent is not None and 0 <= sent < 0xFFFFFFFF
+
+
+def test_small_seeds_stay_what_they_are() -> None:
+    seeds = [decode_job(encode_job(Job("x", Sampling(seed=n)))).sampling.seed for n in range(99)]
+    assert seeds == list(range(99))
+
+
+@given(st.integers(0, 2**32 - 1), texts)
+def test_text_survives(tokens: int, text: str) -> None:
+    assert decode_text(encode_text(tokens, text)) == (tokens, text)
+
+
+@given(st.sampled_from(["stop", "length"]), st.binary(max_size=32))
+def test_a_finish_survives(reason: str, digest: bytes) -> None:
+    finish = Finish(reason, 7, 8, 9, digest)
+    assert decode_finish(encode_finish(finish)) == finish
+
+
+@given(st.sampled_from(FailureCode), texts)
+def test_a_failure_survives(code: FailureCode, message: str) -> None:
+    failure = Failure(code, message, 900, 512)
+    assert decode_failure(encode_failure(failure)) == failure
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=50))),
+    st.integers(1, 17),
+)
+def test_frames_are_cut_wherever_the_bytes_are(
+    frames: list[tuple[Kind, int, bytes]], step: int
+) -> None:
+    data = b"".join(frame(*parts) for parts in frames)
+    reader = FrameReader()
+    pieces = (data[i : i + step] for i in range(0, len(data), step))
+    assert [parts for piece in pieces for parts in reader.feed(piece)] == frames
+
+
+def test_an_endless_frame_is_refused_before_it_is_collected() -> None:
+    with pytest.raises(FrameError, match="over the limit"):
+        list(FrameReader().feed(HEADER.pack(MAX_PAYLOAD + 1, Kind.TEXT, 1)))
+
+
+@given(
+    st.sampled_from([decode_job, decode_text, decode_finish, decode_failure]),
+    st.binary(max_size=200),
+)
+def test_garbage_is_a_frame_error_or_a_value(decode: object, payload: bytes) -> None:
+    try:
+        assert decode(payload) is not None  # type: ignore[operator]
+    except FrameError:
+        pass
+
+
+@given(st.binary(max_size=200))
+def test_a_stream_of_garbage_is_a_frame_error_or_frames(data: bytes) -> None:
+    try:
+        assert all(isinstance(kind, Kind) for kind, _, _ in FrameReader().feed(data))
+    except FrameError:
+        pass

@@ -1,0 +1,248 @@
+"""The scheduler on an engine whose logits are a function of the cells alone.
+
+Whoever else is served, whatever is cancelled, reused or padded: an answer is the pure function
+of its prompt. The fake checks on every call what llama.cpp would get silently wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kwaai_lobe_llama.frames import Finish
+from kwaai_lobe_llama.plan import Plan
+from kwaai_lobe_llama.worker.engine import Aborted, Row
+from kwaai_lobe_llama.worker.scheduler import Scheduler, Session
+from kwaai_lobe_llama.worker.text import TextAssembler
+
+PLAN = Plan("model", "digest", context=64, streams=8, threads=1, max_rows=8, chunk=8)
+END = 0
+
+
+def following(tokens: Sequence[int]) -> int:
+    """The next token of a sequence; now and then the end."""
+    return hashlib.sha256(repr(list(tokens)).encode()).digest()[0] % 23
+
+
+def answer(prompt: list[int], limit: int) -> list[int]:
+    tokens = list(prompt)
+    while len(tokens) - len(prompt) < limit and (token := following(tokens)) != END:
+        tokens.append(token)
+    return tokens[len(prompt) :]
+
+
+class FakeEngine:
+    """Cells by stream; a call must append to each, in consecutive streams, within the limits."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.cells: dict[int, list[int]] = {n: [] for n in range(plan.streams)}
+        self.outputs: list[int] = []
+        self.calls: list[int] = []
+        self.abort_next = False
+
+    def decode(self, rows: Sequence[Row]) -> None:
+        numbers = [row.stream for row in rows]
+        assert numbers == list(range(numbers[0], numbers[0] + len(rows)))
+        assert self.plan.min_rows <= len(rows) <= self.plan.max_rows
+        self._maybe_abort()
+        self.calls.append(len(rows))
+        for row in rows:
+            assert row.position == len(self.cells[row.stream]) < self.plan.context
+            self.cells[row.stream].append(row.token)
+        self.outputs = [following(self.cells[row.stream]) for row in rows]
+
+    def prefill(self, tokens: Sequence[int], position: int, stream: int, *, output: bool) -> None:
+        assert position == len(self.cells[stream])
+        assert 0 < len(tokens) <= self.plan.chunk
+        if self.plan.exact:
+            assert position // self.plan.chunk == (position + len(tokens) - 1) // self.plan.chunk
+            assert position % self.plan.chunk == 0
+        self._maybe_abort()
+        self.cells[stream] += tokens
+        assert len(self.cells[stream]) < self.plan.context
+        self.outputs = [-1] * (len(tokens) - 1) + [following(self.cells[stream]) if output else -1]
+
+    def _maybe_abort(self) -> None:
+        if self.abort_next:
+            self.abort_next = False
+            raise Aborted
+
+    def truncate(self, stream: int, length: int) -> bool:
+        assert length <= len(self.cells[stream])
+        del self.cells[stream][length:]
+        return True
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+    def piece(self, token: int) -> bytes:
+        return bytes([97 + token])
+
+    def arm(self) -> None: ...
+
+
+class FakeSampler:
+    closed = False
+
+    def sample(self, engine: FakeEngine, row: int) -> int:
+        assert not self.closed
+        return engine.outputs[row]
+
+    def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+
+@dataclass
+class Collected:
+    texts: dict[int, str] = field(default_factory=dict)
+    ends: dict[int, Finish] = field(default_factory=dict)
+
+    def text(self, session: Session, tokens: int, text: str) -> None:
+        assert session.number not in self.ends
+        self.texts[session.number] = self.texts.get(session.number, "") + text
+
+    def finish(self, session: Session, finish: Finish) -> None:
+        assert session.number not in self.ends
+        self.ends[session.number] = finish
+
+    def flush(self) -> None: ...
+
+
+def session(number: int, prompt: list[int], limit: int) -> Session:
+    return Session(number, prompt, limit, FakeSampler(), TextAssembler())  # type: ignore[arg-type]
+
+
+def spelled(tokens: list[int]) -> str:
+    return "".join(chr(97 + token) for token in tokens)
+
+
+plans = st.sampled_from(
+    [
+        PLAN,
+        replace(PLAN, streams=1, max_rows=1),
+        replace(PLAN, streams=3, max_rows=2),
+        replace(PLAN, exact=True, max_rows=7),
+        replace(PLAN, exact=True, max_rows=4, min_rows=2),
+        replace(PLAN, exact=True, max_rows=1),
+    ]
+)
+# few different tokens, so that prompts share beginnings
+prompts = st.lists(st.integers(1, 2), min_size=1, max_size=50)
+events = st.lists(
+    st.tuples(prompts, st.integers(1, 30), st.integers(0, 9), st.booleans(), st.booleans()),
+    min_size=1,
+    max_size=24,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(plans, events)
+def test_an_answer_is_its_own_whatever_happens_around_it(
+    plan: Plan, arrivals: list[tuple[list[int], int, int, bool, bool]]
+) -> None:
+    engine, sink = FakeEngine(plan), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    sessions, expected = [], {}
+    for number, (prompt, limit, steps, cancel, abort) in enumerate(arrivals):
+        limit = min(limit, plan.context - len(prompt))
+        sessions.append(session(number, prompt, limit))
+        expected[number] = answer(prompt, limit)
+        scheduler.submit(sessions[-1])
+        for _ in range(steps):
+            engine.abort_next = abort
+            scheduler.step()
+        if cancel:
+            sessions[number // 2].cancelled = True
+    while not scheduler.idle:
+        scheduler.step()
+    for one in sessions:
+        assert one.sampler.closed  # type: ignore[attr-defined]
+        if one.cancelled and one.number not in sink.ends:
+            continue
+        tokens = expected[one.number]
+        assert sink.texts.get(one.number, "") == spelled(tokens)
+        end = sink.ends[one.number]
+        assert (end.prompt_tokens, end.completion_tokens) == (len(one.prompt), len(tokens))
+        assert end.reason == ("length" if len(tokens) == one.limit else "stop")
+
+
+def run(scheduler: Scheduler) -> None:
+    while not scheduler.idle:
+        scheduler.step()
+
+
+def test_a_second_turn_computes_only_what_is_new() -> None:
+    sink = Collected()
+    scheduler = Scheduler(FakeEngine(PLAN), sink)  # type: ignore[arg-type]
+    scheduler.submit(session(0, [5] * 20, 5))
+    run(scheduler)
+    scheduler.submit(session(1, [5] * 20 + [7], 5))
+    run(scheduler)
+    assert sink.ends[1].cached_tokens == 20
+
+
+def test_an_exact_worker_reuses_whole_chunks_only() -> None:
+    sink = Collected()
+    scheduler = Scheduler(FakeEngine(replace(PLAN, exact=True)), sink)  # type: ignore[arg-type]
+    scheduler.submit(session(0, [5] * 20, 5))
+    run(scheduler)
+    scheduler.submit(session(1, [5] * 20 + [7], 5))
+    run(scheduler)
+    scheduler.submit(session(2, [5] * 16, 5))  # the last chunk is needed for its logits
+    run(scheduler)
+    assert (sink.ends[1].cached_tokens, sink.ends[2].cached_tokens) == (16, 8)
+
+
+def test_eight_sessions_are_two_calls_of_four_where_seven_rows_are_the_limit() -> None:
+    engine = FakeEngine(replace(PLAN, exact=True, max_rows=7))
+    scheduler = Scheduler(engine, Collected())  # type: ignore[arg-type]
+    for number in range(8):
+        scheduler.submit(session(number, [1 + number], 40))
+    for _ in range(8):
+        scheduler.step()
+    engine.calls.clear()
+    scheduler.step()
+    assert sum(engine.calls) <= 8 and max(engine.calls) <= 4
+
+
+def test_a_long_prompt_does_not_stall_the_others() -> None:
+    engine = FakeEngine(PLAN)
+    scheduler = Scheduler(engine, Collected())  # type: ignore[arg-type]
+    scheduler.submit(session(0, [1], 50))
+    scheduler.step()
+    scheduler.submit(session(1, [2] * 60, 3))
+    while len(engine.cells[1]) < 60 and not scheduler.idle:
+        before = len(engine.cells[0])
+        scheduler.step()
+        assert scheduler.idle or len(engine.cells[0]) == before + 1 or engine.cells[0] == []
+
+
+def test_an_idle_stream_that_is_full_still_lends_a_row() -> None:
+    plan = replace(PLAN, exact=True, min_rows=2, streams=2)
+    engine, sink = FakeEngine(plan), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    engine.cells[1] = [1] * plan.context
+    scheduler._streams[1].tokens = [1] * plan.context
+    scheduler.submit(session(0, [3, 3, 4], 10))
+    run(scheduler)
+    assert sink.texts.get(0, "") == spelled(answer([3, 3, 4], 10))
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_aborted_call_loses_nothing(cancelled: bool) -> None:
+    engine, sink = FakeEngine(PLAN), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    one = session(0, [1, 2, 1, 2, 2], 20)
+    scheduler.submit(one)
+    engine.abort_next = True
+    scheduler.step()
+    one.cancelled = cancelled
+    run(scheduler)
+    assert sink.texts.get(0, "") == ("" if cancelled else spelled(answer(one.prompt, 20)))
