@@ -141,14 +141,14 @@ class _Connection:
         self._server = server
         self._stream = stream
         self._scope = trio.CancelScope()
-        self._sending: trio.CancelScope | None = None
+        self._sending = trio.Lock()
+        self._stalled = trio.CancelScope()  # of the one that has the lock
         self._idle = TrioSingleTask()
 
     def abort(self) -> None:
         """End it now, whatever it is doing."""
         self._scope.cancel()
-        if self._sending is not None:
-            self._sending.cancel()
+        self._stalled.cancel()
 
     async def run(self) -> None:
         """Serve requests until the client leaves, is idle for too long, or breaks the protocol."""
@@ -176,8 +176,7 @@ class _Connection:
                 data = bytes(await self._stream.receive_some(_MAX_READ))
                 await self._protocol.handle(RawData(data))
         await self._idle.stop()
-        if self._sending is not None:
-            self._sending.cancel()  # it waits for a client that has left
+        self._stalled.cancel()  # a send that waits for a client that has left
         await self._protocol.handle(Closed())
 
     async def _send(self, event: Event) -> None:
@@ -192,15 +191,30 @@ class _Connection:
                 await self._idle.stop()
 
     async def _send_bytes(self, data: bytes) -> None:
-        """Send all of it, though the caller be cancelled: half a chunk would garble the rest."""
-        with trio.CancelScope(deadline=trio.current_time() + _STALL, shield=True) as scope:
-            self._sending = scope
+        """Send all of it, though the caller be cancelled: half a chunk would garble the rest.
+
+        A client that keeps up has room in its socket's buffer, so one system call is all.
+        """
+        if not self._sending.locked():
             try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = data[os.write(self._stream.socket.fileno(), data) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # it has left
                 await self._protocol.handle(Closed())
-            finally:
-                self._sending = None
+                return
+        if data:
+            await self._send_slowly(data)
+
+    async def _send_slowly(self, data: bytes) -> None:
+        deadline = trio.current_time() + _STALL
+        with trio.CancelScope(deadline=deadline, shield=True) as scope:
+            async with self._sending:
+                self._stalled = scope
+                try:
+                    await self._stream.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._protocol.handle(Closed())
         if scope.cancelled_caught:
             await self._close()
 

@@ -8,9 +8,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import Literal
 
 import trio
@@ -20,12 +19,12 @@ from trio.abc import ReceiveChannel
 
 from kwaai_core import openai
 from kwaai_core.chat import Answer, chat
-from kwaai_core.errors import NoPeerAvailable, WorkerLost
+from kwaai_core.errors import KwaaiError, NoPeerAvailable, WorkerLost
 from kwaai_core.openai import PING, Call, Chunks, Head
 from kwaai_core.replies import Json, public
 from kwaai_core.roles import Host
 from kwaai_core.security import REQUEST_ID
-from kwaai_core.types import Delta
+from kwaai_core.types import Delta, FinishReason, Usage
 
 log = logging.getLogger("kwaai.http")
 
@@ -108,7 +107,7 @@ class Generate:
         try:
             await self._calls.attend(receive, partial(self._stream, call, events))
         except Exception as error:
-            if not events.begun:
+            if not events.written:
                 raise
             await events.fail(error, scope[REQUEST_ID])
 
@@ -116,27 +115,28 @@ class Generate:
         texts = list[str]()
         async with chat(self._host, call.request) as answer:
             batches = _Batches(answer.deltas)
-            last = await batches.next(inf)
-            while last.finish is None or last.usage is None:
-                texts.append(last.text)
-                last = await batches.next(inf)
+            while not isinstance(batch := await batches.next(), _End):
+                texts.append(batch)
             head, hops = self._head(answer), answer.route.hops
-        text = "".join([*texts, last.text])
-        await Json(openai.completion(head, text, last.finish, last.usage, hops))(
-            scope, receive, send
-        )
+        texts.append(batch.text)
+        document = openai.completion(head, "".join(texts), batch.finish, batch.usage, hops)
+        await Json(document)(scope, receive, send)
 
     async def _stream(self, call: Call, events: "_Events") -> None:
         async with chat(self._host, call.request) as answer:
             chunks = Chunks(self._head(answer), include_usage=call.include_usage)
-            batches = _Batches(answer.deltas)
-            last = await batches.next(self._ping_seconds)
-            await events.begin(chunks.opening())
-            while last.finish is None or last.usage is None:
-                await events.write(chunks.text(last.text) if last.text else PING)
-                last = await batches.next(self._ping_seconds)
-            text = chunks.text(last.text) if last.text else b""
-            await events.end(text + chunks.closing(last.finish, last.usage, answer.route.hops))
+            batches, end = _Batches(answer.deltas), None
+            events.held = chunks.opening()
+            while end is None:
+                written = events.written
+                # One deadline for many tokens, as one for each would cost 9 us. It ends a wait
+                # for the executor, and never a write: see server.py.
+                with trio.move_on_after(self._ping_seconds):
+                    end = await _pump(batches, chunks, events)
+                if end is None and events.written == written:
+                    await events.write(PING)
+            text = chunks.text(end.text) if end.text else b""
+            await events.end(text + chunks.closing(end.finish, end.usage, answer.route.hops))
 
     def _head(self, answer: Answer) -> Head:
         prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
@@ -148,69 +148,84 @@ class Generate:
         )
 
 
+async def _pump(batches: "_Batches", chunks: Chunks, events: "_Events") -> "_End":
+    while not isinstance(batch := await batches.next(), _End):
+        if batch:
+            await events.write(chunks.text(batch))
+    return batch
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The end of an answer, with the last of its text."""
+
+    text: str
+    finish: FinishReason
+    usage: Usage
+
+
 class _Batches:
-    """Deltas, all that are ready joined into one."""
+    """The text of an answer, all that is ready at once, and then its end."""
 
     def __init__(self, deltas: ReceiveChannel[Delta]) -> None:
         self._receive = deltas.receive
         # Only a memory channel can say that nothing is ready; others are read one by one.
         self._receive_nowait: Callable[[], Delta] | None = getattr(deltas, "receive_nowait", None)
 
-    async def next(self, patience: float) -> Delta:
-        """The next delta with text or a finish; an empty one after ``patience`` seconds of none.
+    async def next(self) -> str | _End:
+        """Wait for text or the end; may be cancelled, and nothing is lost.
 
         Errors:
-          WorkerLost: the stream ended without a finish and the usage.
+          WorkerLost: the stream ended without saying how, and without the usage.
         """
-        batch = _NOTHING
-        with trio.move_on_after(patience):
-            try:
-                batch = await self._receive()
-            except trio.EndOfChannel:
-                raise WorkerLost("the answer broke off before its end: ask again") from None
-        if self._receive_nowait is None or batch.finish is not None or batch is _NOTHING:
-            return batch
-        return self._join_ready(batch, self._receive_nowait)
-
-    def _join_ready(self, batch: Delta, receive_nowait: Callable[[], Delta]) -> Delta:
-        texts = [batch.text]
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while batch.finish is None:
-                batch = receive_nowait()
-                texts.append(batch.text)
-        return batch if len(texts) == 1 else replace(batch, text="".join(texts))
+        try:
+            delta = await self._receive()
+        except trio.EndOfChannel:
+            raise WorkerLost("the answer broke off before its end: ask again") from None
+        text = delta.text
+        if self._receive_nowait is not None:
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
+                while delta.finish is None:
+                    delta = self._receive_nowait()
+                    text += delta.text
+        if delta.finish is None:
+            return text
+        if delta.usage is None:
+            raise WorkerLost("the answer ended without its usage: this is a bug of the executor")
+        return _End(text, delta.finish, delta.usage)
 
 
 class _Events:
-    """The body of a streamed answer. What opens it leaves together with what comes first."""
+    """The body of a streamed answer; ``held`` leaves together with what is written first."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._held = b""
-        self.begun = False
+        self.held = b""
+        self.written = 0
         self.ended = False
 
-    async def begin(self, opening: bytes) -> None:
-        self._held = opening
-        self.begun = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
-
     async def write(self, body: bytes) -> None:
-        if self._held:
-            body, self._held = self._held + body, b""
+        if not self.written:
+            body = await self._begin(body)
+        self.written += 1
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     async def end(self, body: bytes) -> None:
+        if not self.written:
+            body = await self._begin(body)
         self.ended = True
-        await self._send({"type": "http.response.body", "body": self._held + body})
+        await self._send({"type": "http.response.body", "body": body})
 
     async def fail(self, error: Exception, request_id: str) -> None:
         """End with an error event, unless the answer is complete already."""
         shown = public(error, request_id)
-        if shown is not error:
+        if isinstance(error, KwaaiError):
+            log.warning("a stream failed (%s): %s", request_id, error)
+        else:
             log.error("a stream failed (%s)", request_id, exc_info=error)
         if not self.ended:
             await self.end(openai.failed_event(shown))
 
-
-_NOTHING = Delta("")
+    async def _begin(self, body: bytes) -> bytes:
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+        return self.held + body
