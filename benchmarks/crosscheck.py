@@ -5,6 +5,7 @@ shown by comparing both. The build takes some minutes and is kept: ``tox -e benc
 """
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -33,7 +34,7 @@ def llama_bench() -> Path:
             "cmake", "-S", str(vendor), "-B", folder + "/build", "-DCMAKE_BUILD_TYPE=Release",
             "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
         )  # fmt: skip
-        _run("cmake", "--build", folder + "/build", "--target", "llama-bench", "--parallel")
+        _run("cmake", "--build", folder + "/build", "--target", "llama-bench", "--parallel", str(os.cpu_count()))
         (Path(folder) / "build/bin/llama-bench").replace(target)
     return target
 

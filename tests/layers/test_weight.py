@@ -41,9 +41,7 @@ def test_prose_and_blank_lines_cost_nothing() -> None:
     assert code_lines(source) == 3
 
 
-@pytest.mark.parametrize(
-    "package", [CORE, *LOBES], ids=lambda package: package.name
-)
+@pytest.mark.parametrize("package", [CORE, *LOBES], ids=lambda package: package.name)
 def test_importing_is_light(package: Path) -> None:
     program = f"import sys, {package.name}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run(
