@@ -1,0 +1,96 @@
+"""The HTTP API of a real node, asked by the clients that people use."""
+
+import json
+import subprocess
+
+import httpx
+import pytest
+from openai import APIStatusError, AsyncOpenAI, NotFoundError, OpenAI
+
+SMOLLM2 = "SmolLM2-135M-Instruct"
+HELLO = [{"role": "user", "content": "Say hello."}]
+
+
+def sdk(node: str) -> OpenAI:
+    return OpenAI(base_url=f"{node}/v1", api_key="none", max_retries=0)
+
+
+def test_the_bundled_model_is_listed(node: str) -> None:
+    with sdk(node) as client:
+        assert SMOLLM2 in [model.id for model in client.models.list()]
+        assert client.models.retrieve(SMOLLM2).id == SMOLLM2
+
+
+def test_streamed_and_whole_answers_are_the_same_greedy_text(node: str) -> None:
+    with sdk(node) as client:
+        whole = client.chat.completions.create(
+            model=SMOLLM2, messages=HELLO, max_tokens=24, temperature=0
+        )
+        stream = client.chat.completions.create(
+            model=SMOLLM2,
+            messages=HELLO,
+            max_tokens=24,
+            temperature=0,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = list(stream)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens > 0
+
+
+async def test_the_async_client_on_trio(node: str) -> None:
+    async with AsyncOpenAI(base_url=f"{node}/v1", api_key="none", max_retries=0) as client:
+        done = await client.completions.create(
+            model=SMOLLM2, prompt="The capital of France is", max_tokens=8, temperature=0
+        )
+        stream = await client.completions.create(
+            model=SMOLLM2,
+            prompt="The capital of France is",
+            max_tokens=8,
+            temperature=0,
+            stream=True,
+        )
+        text = "".join([chunk.choices[0].text async for chunk in stream])
+    assert "Paris" in done.choices[0].text
+    assert text == done.choices[0].text
+
+
+def test_curl(node: str) -> None:
+    body = {"model": SMOLLM2, "messages": HELLO, "max_tokens": 8, "stream": True}
+    done = subprocess.run(
+        ["curl", "-sSN", "--json", json.dumps(body), f"{node}/v1/chat/completions"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    events = done.stdout.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    assert json.loads(events[0].removeprefix("data: "))["choices"][0]["delta"]["role"]
+
+
+def test_errors_are_the_sdk_s_own_kinds(node: str) -> None:
+    with sdk(node) as client:
+        with pytest.raises(NotFoundError) as unknown:
+            client.chat.completions.create(model="nothing", messages=HELLO)
+        assert unknown.value.code == "model_not_found"
+        assert SMOLLM2 in unknown.value.message
+        with pytest.raises(APIStatusError) as unsupported:
+            client.chat.completions.create(model=SMOLLM2, messages=HELLO, logprobs=True)
+        assert (unsupported.value.status_code, unsupported.value.param) == (400, "logprobs")
+
+
+def test_a_prompt_beyond_the_context_gets_both_numbers(node: str) -> None:
+    with sdk(node) as client, pytest.raises(APIStatusError) as error:
+        client.completions.create(model=SMOLLM2, prompt="word " * 20_000)
+    assert error.value.code == "context_length_exceeded"
+    assert "20001" in error.value.message or "20000" in error.value.message
+
+
+def test_other_hosts_are_refused(node: str) -> None:
+    refused = httpx.get(f"{node}/v1/models", headers={"Host": "evil.example"})
+    assert refused.status_code == 403
+    assert refused.json()["error"]["code"] == "host_not_allowed"
