@@ -34,7 +34,8 @@ def llama_bench() -> Path:
             "cmake", "-S", str(vendor), "-B", folder + "/build", "-DCMAKE_BUILD_TYPE=Release",
             "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
         )  # fmt: skip
-        _run("cmake", "--build", folder + "/build", "--target", "llama-bench", "--parallel", str(os.cpu_count()))
+        jobs = str(os.cpu_count())
+        _run("cmake", "--build", folder + "/build", "--target", "llama-bench", "--parallel", jobs)
         (Path(folder) / "build/bin/llama-bench").replace(target)
     return target
 

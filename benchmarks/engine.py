@@ -10,11 +10,12 @@ from pathlib import Path
 import llama_cpp as L
 
 BATCH = 512
-WORDS = (
+TEXT = (
     "the river carried old letters past a quiet mill where seven painters argued about the colour "
     "of winter bread while their teacher measured the shadow of a bridge and wrote every number in "
     "a green book that nobody would open until spring because of what had happened to the clock"
-).split()
+)
+WORDS = tuple(TEXT.split())
 ASKS = ("Here is a long and lively story about", "A list of surprising facts about")
 TOPICS = (
     "a baker in Lisbon",
