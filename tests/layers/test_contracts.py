@@ -43,7 +43,9 @@ def test_the_contracts_hold() -> None:
 def test_every_lobe_of_the_repository_is_under_contract() -> None:
     names = {package.name for package in PACKAGES}
     assert names == words("importlinter", "root_packages") - {"kwaai_core"}
+    assert names == words("importlinter:contract:core-knows-no-lobe", "forbidden_modules")
     assert names == words("importlinter:contract:lobes-are-independent", "modules")
+    assert names == words("importlinter:contract:public-core", "source_modules")
 
 
 def test_every_module_of_core_has_its_layer() -> None:
