@@ -1,0 +1,45 @@
+"""Writes docs/reference/cli.md from the help of the command line itself.
+
+    python tests/docs/cli_page.py
+
+A test compares the page with what this would write.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from kwaai_core.cli import main as cli
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
+HEAD = """# Commands
+
+What `kwaai` says of itself. Commands that lobes add, such as `kwaai models`, are in their README.
+"""
+
+
+def page() -> str:
+    return "\n".join([HEAD, *_sections(cli, click.Context(cli, info_name="kwaai"))])
+
+
+def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield f"## {context.command_path}\n\n```text\n{_help(command, context)}\n```\n"
+    for name, child in sorted(getattr(command, "commands", {}).items()):
+        if _of_core(child):
+            yield from _sections(child, click.Context(child, parent=context, info_name=name))
+
+
+def _help(command: click.Command, context: click.Context) -> str:
+    formatter = click.HelpFormatter(width=88)
+    command.format_help(context, formatter)
+    lines = formatter.getvalue().rstrip().splitlines()
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _of_core(command: click.Command) -> bool:
+    return getattr(command.callback, "__module__", "kwaai_core").startswith("kwaai_core")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
