@@ -1,6 +1,7 @@
 """Whole answers in JSON, those of errors among them."""
 
 import json
+import logging
 from math import ceil
 from typing import Any
 
@@ -9,6 +10,8 @@ from starlette.responses import Response
 
 from kwaai_core import openai
 from kwaai_core.errors import KwaaiError, RequestError
+
+log = logging.getLogger("kwaai.http")
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -46,9 +49,11 @@ def routing_reply(method: str, path: str, error: HTTPException) -> Json:
 
 
 def public(error: BaseException, request_id: str) -> KwaaiError:
-    """What a client may know of an error: one of ours as it is, of a bug only where to look."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    if isinstance(error, KwaaiError):
-        return error
+    """What a client may know of an error: one of ours as it is; a bug is logged, and named by id."""
+    cause = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]
+    if isinstance(cause, KwaaiError):
+        return cause
+    log.error("request %s met a bug", request_id, exc_info=error)
     return KwaaiError(f"this node has a bug: its log has more under {request_id}")

@@ -6,7 +6,6 @@ machine, and everything is decided on the ASGI scope: a URL put together from th
 hands of whoever sent them (CVE-2026-48710).
 """
 
-import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,14 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kwaai_core.errors import (
     ConfigError,
     HostNotAllowed,
-    KwaaiError,
     RequestError,
     RequestTooLarge,
     RequestTooSlow,
 )
 from kwaai_core.replies import error_reply, public
-
-log = logging.getLogger("kwaai.http")
 
 REQUEST_ID = "kwaai.request_id"
 """The key of the scope under which a request's id stands."""
@@ -103,10 +99,8 @@ class Door:
     async def _pass(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
         try:
             await self._app(scope, receive, send)
-        except Exception as error:  # the last place where a bug can still become an answer
+        except Exception as error:  # noqa: BLE001 - the last place that can make a bug an answer
             shown = public(error, scope[REQUEST_ID])
-            if not isinstance(error, KwaaiError):
-                log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             if not send.started:
                 await error_reply(shown)(scope, receive, send)
 

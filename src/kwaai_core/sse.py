@@ -19,7 +19,7 @@ from trio.abc import ReceiveChannel
 
 from kwaai_core import openai
 from kwaai_core.chat import Answer, chat
-from kwaai_core.errors import KwaaiError, NoPeerAvailable, WorkerLost
+from kwaai_core.errors import NoPeerAvailable, WorkerLost
 from kwaai_core.openai import PING, Call, Chunks, Head
 from kwaai_core.replies import Json, public
 from kwaai_core.roles import Host
@@ -63,7 +63,7 @@ class Calls:
                 if not self._closing:
                     await work()
                     finished = True
-            except Exception as error:  # carried past the nursery, which would put it in a group
+            except Exception as error:  # noqa: BLE001 - goes on below, past the nursery's grouping
                 failure = error
             finally:
                 self._scopes.discard(scope)
@@ -219,10 +219,7 @@ class _Events:
     async def fail(self, error: Exception, request_id: str) -> None:
         """End with an error event, unless the answer is complete already."""
         shown = public(error, request_id)
-        if isinstance(error, KwaaiError):
-            log.warning("a stream failed (%s): %s", request_id, error)
-        else:
-            log.error("a stream failed (%s)", request_id, exc_info=error)
+        log.warning("the stream of request %s failed: %s", request_id, shown)
         if not self.ended:
             await self.end(openai.failed_event(shown))
 

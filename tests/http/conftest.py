@@ -58,6 +58,7 @@ class PlayedExecutor:
         self.script = script
         self.entering: Step | None = None
         self.is_ready = True
+        self.plain = False
         self.models_error: Exception | None = None
         self.plays: list[Played] = []
         self._changed = trio.Event()
@@ -90,7 +91,8 @@ class PlayedExecutor:
             if isinstance(self.entering, trio.Event):
                 await self.entering.wait()
             played.entered.set()
-            yield _Script(self.script, played)
+            script = _Script(self.script, played)
+            yield _Plain(script) if self.plain else script
         finally:
             played.left.set()
 
@@ -131,6 +133,19 @@ class _Script(trio.abc.ReceiveChannel[Delta]):
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
+
+
+class _Plain(trio.abc.ReceiveChannel[Delta]):
+    """A channel with nothing but what every channel has."""
+
+    def __init__(self, inner: _Script) -> None:
+        self._inner = inner
+
+    async def receive(self) -> Delta:
+        return await self._inner.receive()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 class OneRouter:

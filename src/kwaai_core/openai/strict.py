@@ -51,16 +51,15 @@ def _no_constant(name: str) -> NoReturn:
 
 def _limit_depth(value: object) -> None:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [
             member
             for group in level
             if isinstance(group, dict | list)
             for member in (group.values() if isinstance(group, dict) else group)
         ]
-        if not level:
-            return
-    raise _too_deep()
+    if any(isinstance(member, dict | list) for member in level):
+        raise _too_deep()
 
 
 def _too_deep() -> RequestError:

@@ -1,0 +1,338 @@
+"""From bodies to requests: what is honoured, what is accepted, what is refused by name."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai import Call, parse_chat, parse_completion
+from kwaai_core.openai.requests import MAX_MESSAGES
+from kwaai_core.openai.strict import MAX_DEPTH, load_object
+from kwaai_core.types import Message, Sampling
+
+from .conftest import chat_body
+
+
+def chat(**more: Any) -> Call:
+    return parse_chat(json.dumps(chat_body(**more)).encode())
+
+
+def complete(prompt: Any = "once", **more: Any) -> Call:
+    return parse_completion(json.dumps({"model": "m", "prompt": prompt} | more).encode())
+
+
+def refusal(**more: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        chat(**more)
+    return caught.value
+
+
+def test_defaults_are_llama_cpps_and_a_max_of_what_the_context_has() -> None:
+    call = chat()
+    assert call.request.intent.model == "tiny/model"
+    assert call.request.intent.exact is None
+    assert call.request.prompt == (Message("user", "hi"),)
+    assert call.request.sampling == Sampling(temperature=0.8, top_p=0.95, top_k=40, seed=None)
+    assert (call.request.stop, call.request.max_tokens) == ((), None)
+    assert (call.stream, call.include_usage) == (False, False)
+
+
+def test_everything_honoured_arrives() -> None:
+    call = chat(
+        temperature=0, top_p=0.5, top_k=3, seed=-(2**63), stop=["a", "b"], max_tokens=16.0,
+        max_completion_tokens=16, stream=True, stream_options={"include_usage": True},
+        kwaai={"exact": True},
+    )  # fmt: skip
+    assert call.request.sampling == Sampling(0.0, 0.5, 3, -(2**63))
+    assert call.request.stop == ("a", "b")
+    assert call.request.max_tokens == 16
+    assert isinstance(call.request.max_tokens, int)
+    assert (call.stream, call.include_usage, call.request.intent.exact) == (True, True, True)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_either_name_of_the_limit_will_do(name: str) -> None:
+    assert chat(**{name: 5}).request.max_tokens == 5
+
+
+def test_two_limits_that_differ_are_refused() -> None:
+    error = refusal(max_tokens=5, max_completion_tokens=6)
+    assert error.param == "max_completion_tokens"
+    assert error.code is None
+
+
+def test_completions_do_not_know_max_completion_tokens() -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        complete(max_completion_tokens=5)
+    assert caught.value.param == "max_completion_tokens"
+
+
+@pytest.mark.parametrize("prompt", ["once", ["once"]])
+def test_a_prompt_is_one_string(prompt: Any) -> None:
+    assert complete(prompt).request.prompt == "once"
+
+
+@pytest.mark.parametrize("prompt", [[], ["a", "b"], [1, 2], [[1, 2]], 1, {}, "\ud800", None])
+def test_any_other_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(RequestError) as caught:
+        complete(prompt)
+    assert caught.value.param in ("prompt", "prompt[0]")
+
+
+def test_roles_names_and_parts() -> None:
+    call = chat(
+        messages=[
+            {"role": "system", "content": "s"},
+            {"role": "developer", "content": "d"},
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {"role": "assistant", "content": "", "tool_calls": None, "refusal": None, "name": "n"},
+            {"role": "tool", "content": "t", "tool_call_id": "call_1"},
+        ]
+    )  # fmt: skip
+    assert call.request.prompt == (
+        Message("system", "s"),
+        Message("developer", "d"),
+        Message("user", "a\nb"),
+        Message("assistant", "", "n"),
+        Message("tool", "t"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("hi", "messages[0]"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"content": "hi"}, "messages[0].role"),
+        ({"role": "robot", "content": "hi"}, "messages[0].role"),
+        ({"role": ["user"], "content": "hi"}, "messages[0].role"),
+        ({"role": "user", "content": 1}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        ({"role": "user", "content": "\udc00"}, "messages[0].content"),
+        ({"role": "user", "content": ["hi"]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "messages[0].content[0]"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a", "x": 1}]},
+            "messages[0].content[0].x",
+        ),
+        ({"role": "user", "content": "hi", "tool_call_id": "c"}, "messages[0].tool_call_id"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages[0].tool_calls"),
+    ],
+)
+def test_a_message_that_cannot_be_taken_is_named(message: Any, param: str) -> None:
+    assert refusal(messages=[message]).param == param
+
+
+def test_messages_are_needed_and_bounded() -> None:
+    assert refusal(messages=[]).param == "messages"
+    assert refusal(messages=None).param == "messages"
+    assert refusal(messages="hi").param == "messages"
+    many = refusal(messages=[{"role": "user", "content": ""}] * (MAX_MESSAGES + 1))
+    assert isinstance(many, RequestTooLarge)
+    assert many.param == "messages"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1), ("temperature", 2.1), ("temperature", True), ("temperature", "1"),
+        ("temperature", 10**400), ("top_p", 1.01), ("top_p", -1), ("top_k", -2), ("top_k", 2**31),
+        ("top_k", 1.5), ("seed", 2**63), ("seed", -(2**63) - 1), ("seed", False), ("seed", 1e300),
+        ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 2**31), ("max_tokens", "5"),
+        ("stop", ""), ("stop", ["a"] * 5), ("stop", 5), ("stop", {}),
+        ("stream", 1), ("stream", "true"), ("stream_options", True), ("kwaai", []), ("model", ""),
+        ("model", 3), ("model", None),
+    ],
+)  # fmt: skip
+def test_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+    error = refusal(**{name: value})
+    assert error.param == name
+    assert error.code is None
+    assert name in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "param"),
+    [
+        ("stop", ["a", ""], "stop[1]"),
+        ("stop", ["a", 5], "stop[1]"),
+        ("stream_options", {"include_usage": 1}, "stream_options.include_usage"),
+        ("stream_options", {"other": 1}, "stream_options.other"),
+        ("kwaai", {"exact": "yes"}, "kwaai.exact"),
+    ],
+)
+def test_a_nested_field_is_named_with_its_path(name: str, value: Any, param: str) -> None:
+    assert refusal(**{name: value}).param == param
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999"])
+def test_a_number_too_large_for_a_float_is_out_of_range(text: str) -> None:
+    body = json.dumps(chat_body(temperature=0.25)).replace("0.25", text)
+    with pytest.raises(RequestError) as caught:
+        parse_chat(body.encode())
+    assert caught.value.param == "temperature"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"user": "u"}, {"metadata": {"a": "b"}}, {"store": True}, {"service_tier": "auto"},
+        {"safety_identifier": "s"}, {"prompt_cache_key": "p"}, {"n": 1}, {"n": 1.0},
+        {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"repeat_penalty": 1},
+        {"repetition_penalty": 1.0}, {"min_p": 0}, {"logit_bias": {}}, {"logprobs": False},
+        {"top_logprobs": 0}, {"response_format": {"type": "text"}}, {"tools": []},
+        {"tool_choice": "auto"}, {"parallel_tool_calls": True}, {"stop": None}, {"stop": []},
+        {"tools": None}, {"stream": None}, {"stream_options": None}, {"kwaai": None},
+        {"top_k": -1}, {"kwaai": {"local_blocks": 0, "min_tier": "unknown", "knowledge": []}},
+    ],
+)  # fmt: skip
+def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
+    plain = chat().request
+    assert chat(**{k: v for k, v in more.items() if k != "top_k"}).request == plain
+    assert chat(**more).request.sampling.top_k == (0 if "top_k" in more else 40)
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"n": 2}, "n"), ({"n": True}, "n"), ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"frequency_penalty": -1}, "frequency_penalty"), ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"), ({"min_p": 0.1}, "min_p"),
+        ({"repeat_penalty": 1.1}, "repeat_penalty"), ({"tools": [{}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tool_choice": "required"}, "tool_choice"), ({"temprature": 1}, "temprature"),
+        ({"temprature": None}, "temprature"), ({"": 1}, ""), ({"x\ud800": 1}, "x\ud800"),
+        ({"kwaai": {"min_tier": "trusted"}}, "kwaai.min_tier"),
+        ({"kwaai": {"timing": True}}, "kwaai.timing"), ({"kwaai": {"exakt": 1}}, "kwaai.exakt"),
+        ({"prompt": "hi"}, "prompt"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_answer_is_unsupported_by_name(
+    more: dict[str, Any], param: str
+) -> None:
+    error = refusal(**more)
+    assert isinstance(error, UnsupportedParameter)
+    assert error.param == param
+    assert param in error.message
+
+
+@pytest.mark.parametrize("name", ["echo", "logprobs", "best_of", "suffix"])
+def test_completions_refuse_what_they_do_not_do_yet(name: str) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        complete(**{name: 2})
+    assert caught.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "not valid JSON"),
+        (b"{", "not valid JSON"),
+        (b"{} {}", "not valid JSON"),
+        (b"[]", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b"\xff{}", "not UTF-8: see byte 0"),
+        (b"\xef\xbb\xbf{}", "not valid JSON"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": -Infinity}', "-Infinity"),
+        (b'{"a": 1, "b": 2, "a": 3}', "“a” is given twice"),
+        (b'{"a": {"b": 1, "b": 2}}', "“b” is given twice"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"a":' * 100_000, "not valid JSON|nested"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested"),
+        (b'{"a":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}", "nested"),
+    ],
+)
+def test_json_is_strict(body: bytes, says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        load_object(body)
+
+
+def test_nesting_up_to_the_limit_is_taken() -> None:
+    inner = MAX_DEPTH - 1
+    assert load_object(b'{"a":' + b"[" * inner + b"]" * inner + b"}")
+
+
+def test_a_long_name_is_not_shown_back_in_full() -> None:
+    error = refusal(**{"x" * 10_000: 1})
+    assert len(error.message) < 200
+
+
+NAMES = st.sampled_from(
+    [
+        "model",
+        "messages",
+        "prompt",
+        "temperature",
+        "top_p",
+        "top_k",
+        "seed",
+        "stop",
+        "max_tokens",
+        "max_completion_tokens",
+        "stream",
+        "stream_options",
+        "kwaai",
+        "n",
+        "tools",
+        "logprobs",
+        "user",
+        "role",
+        "content",
+        "type",
+        "text",
+        "exact",
+        "include_usage",
+        "name",
+        "tool_calls",
+        "response_format",
+    ]
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec=None))
+    | st.sampled_from(["user", "text", "hi"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(NAMES | st.text(), inner, max_size=6)
+    ),
+    max_leaves=25,
+)
+BODIES = st.dictionaries(NAMES, JSON, max_size=8)
+VALID = st.fixed_dictionaries(
+    {"model": st.just("m"), "messages": st.just([{"role": "user", "content": "hi"}])}
+)
+
+
+def taken_or_refused(body: bytes) -> None:
+    for parse in (parse_chat, parse_completion):
+        try:
+            assert isinstance(parse(body), Call)
+        except RequestError as error:
+            assert error.message
+            assert error.status in (400, 413)
+
+
+@given(st.one_of(JSON, BODIES, st.builds(dict.__or__, VALID, BODIES)))
+def test_any_json_is_a_call_or_a_refusal(value: Any) -> None:
+    taken_or_refused(json.dumps(value).encode())
+
+
+@given(st.builds(dict.__or__, BODIES, VALID))
+def test_a_refusal_of_an_object_names_the_field(body: dict[str, Any]) -> None:
+    try:
+        parse_chat(json.dumps(body).encode())
+    except RequestError as error:
+        assert error.param is not None
+        assert error.param.split(".")[0].split("[")[0] in body
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_a_call_or_a_refusal(body: bytes) -> None:
+    taken_or_refused(body)

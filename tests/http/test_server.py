@@ -1,0 +1,126 @@
+"""Listening: the port, the Unix socket, and how both come and go."""
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from kwaai_core.config import ServerSettings
+
+from kwaai_core.errors import ConfigError
+from kwaai_core.server import serve
+
+from .conftest import FakeNode, serving
+
+
+def settings(port: int = 0, host: str = "127.0.0.1") -> ServerSettings:
+    return ServerSettings(host=host, port=port, grace_seconds=0.05)
+
+
+async def test_a_port_that_is_taken_is_said_before_anything_is_served(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    taken = trio.socket.socket()
+    await taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    bound: list[Sequence[str]] = []
+    with pytest.raises(ConfigError, match=f"port {port}.*--port") as caught:
+        await serve(node, settings(port), tmp_path, on_bound=bound.append)
+    assert "in use" in caught.value.message
+    assert not bound
+    assert not (tmp_path / "node.sock").exists()
+    taken.close()
+
+
+async def test_a_public_host_is_never_bound(node: FakeNode, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a loopback address"):
+        await serve(node, settings(host="0.0.0.0"), tmp_path)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.5", "::1"])
+async def test_other_loopback_hosts_can_be_had(node: FakeNode, tmp_path: Path, host: str) -> None:
+    async with serving(node, tmp_path, host=host) as served, served.client() as client:
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_the_unix_socket_is_the_owners_alone_and_goes(node: FakeNode, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        async with serving(node, tmp_path) as served:
+            mode = served.socket.stat().st_mode
+            assert stat.S_ISSOCK(mode)
+            assert stat.S_IMODE(mode) == 0o600
+    finally:
+        assert os.umask(before) == 0
+    assert not served.socket.exists()
+
+
+async def test_a_socket_left_by_a_node_that_was_killed_is_replaced(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    left = trio.socket.socket(trio.socket.AF_UNIX)
+    await left.bind(str(tmp_path / "node.sock"))
+    left.close()
+    async with serving(node, tmp_path) as served, served.local_client() as client:
+        assert (await client.get("/lobes")).status_code == 200
+
+
+async def test_a_file_in_the_sockets_place_is_left_alone(node: FakeNode, tmp_path: Path) -> None:
+    (tmp_path / "node.sock").write_text("precious")
+    with pytest.raises(ConfigError, match=r"node\.sock"):
+        await serve(node, settings(), tmp_path)
+    assert (tmp_path / "node.sock").read_text() == "precious"
+
+
+async def test_a_state_folder_with_too_long_a_path_is_said(node: FakeNode, tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    with pytest.raises(ConfigError, match="KWAAI_STATE"):
+        await serve(node, settings(), deep)
+
+
+async def test_the_url_is_told_once_it_listens(node: FakeNode, tmp_path: Path) -> None:
+    stop, told = trio.Event(), list[Sequence[str]]()
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
+            await serve(
+                node, settings(), tmp_path, stop=stop, on_bound=told.append, task_status=task_status
+            )
+
+        urls = await nursery.start(run)
+        assert told == [urls]
+        port = int(urls[0].rsplit(":", 1)[1])
+        async with await trio.open_tcp_stream("127.0.0.1", port):
+            stop.set()
+
+
+async def test_the_port_is_free_again_at_once(node: FakeNode, tmp_path: Path) -> None:
+    async with serving(node, tmp_path) as first, first.client() as client:
+        assert (await client.get("/health")).status_code == 200
+    async with serving(node, tmp_path, port=first.port) as second, second.client() as client:
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_an_idle_connection_does_not_hold_the_node(node: FakeNode, tmp_path: Path) -> None:
+    async with serving(node, tmp_path, grace_seconds=10) as served:
+        async with await served.connect() as idle:
+            async with served.client() as client:
+                await client.get("/health")
+                served.stop.set()
+                await served.ended.wait()
+            assert await idle.receive_some(1) == b""
+
+
+async def test_cancelling_the_server_frees_all_it_held(node: FakeNode, tmp_path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
+            await serve(node, settings(), tmp_path, task_status=task_status)
+
+        await nursery.start(run)
+        nursery.cancel_scope.cancel()
+    assert not (tmp_path / "node.sock").exists()
