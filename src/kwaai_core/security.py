@@ -122,7 +122,7 @@ def check_host(
     for value in named:
         _check_authority("Host", value, value, hosts)
     for value in origins:
-        match = _ORIGIN.fullmatch(value)
+        match = _ORIGIN.fullmatch(value.lower())
         _check_authority("Origin", value, match[1] if match else b"", hosts)
 
 

@@ -13,6 +13,9 @@ from kwaai_core.types import Delta
 
 from .conftest import CARD, Served
 
+# The SDK leaves its own generators to the garbage collector, which trio remarks upon.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator '(openai|http):ResourceWarning")
+
 MESSAGES: Any = [{"role": "user", "content": "hi"}]
 
 

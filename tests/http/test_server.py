@@ -106,13 +106,15 @@ async def test_the_port_is_free_again_at_once(node: FakeNode, tmp_path: Path) ->
 
 
 async def test_an_idle_connection_does_not_hold_the_node(node: FakeNode, tmp_path: Path) -> None:
-    async with serving(node, tmp_path, grace_seconds=10) as served:
-        async with await served.connect() as idle:
-            async with served.client() as client:
-                await client.get("/health")
-                served.stop.set()
-                await served.ended.wait()
-            assert await idle.receive_some(1) == b""
+    async with (
+        serving(node, tmp_path, grace_seconds=10) as served,
+        await served.connect() as idle,
+        served.client() as client,
+    ):
+        await client.get("/health")
+        served.stop.set()
+        await served.ended.wait()
+        assert await idle.receive_some(1) == b""
 
 
 async def test_cancelling_the_server_frees_all_it_held(node: FakeNode, tmp_path: Path) -> None:

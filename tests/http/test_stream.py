@@ -156,16 +156,18 @@ async def test_a_stream_that_just_ends_is_a_failure(served: Served) -> None:
 async def test_pings_while_there_is_nothing_to_say(node: FakeNode, tmp_path: Path) -> None:
     before, between = trio.Event(), trio.Event()
     node.executor.script = [before, Delta("Hel"), between, LAST]
-    async with serving(node, tmp_path, ping_seconds=0.01) as served:
-        async with await served.connect() as client:
-            await client.send_all(post(CHAT, chat_body(stream=True), "connection: close"))
-            head = await read_until(client, b": ping\n\n")
-            await read_until(client, b": ping\n\n")
-            before.set()
-            await read_until(client, b"Hel")
-            await read_until(client, b": ping\n\n")
-            between.set()
-            tail = await read_all(client)
+    async with (
+        serving(node, tmp_path, ping_seconds=0.01) as served,
+        await served.connect() as client,
+    ):
+        await client.send_all(post(CHAT, chat_body(stream=True), "connection: close"))
+        head = await read_until(client, b": ping\n\n")
+        await read_until(client, b": ping\n\n")
+        before.set()
+        await read_until(client, b"Hel")
+        await read_until(client, b": ping\n\n")
+        between.set()
+        tail = await read_all(client)
     assert b" 200 " in head.split(b"\r\n")[0]
     assert head.index(b'"role"') < head.index(b": ping")  # the role is in the first chunk
     assert tail.count(b"[DONE]") == 1
@@ -174,12 +176,14 @@ async def test_pings_while_there_is_nothing_to_say(node: FakeNode, tmp_path: Pat
 async def test_an_error_after_a_ping_is_an_event(node: FakeNode, tmp_path: Path) -> None:
     pause = trio.Event()
     node.executor.script = [pause, WorkerLost("died")]
-    async with serving(node, tmp_path, ping_seconds=0.01) as served:
-        async with await served.connect() as client:
-            await client.send_all(post(CHAT, chat_body(stream=True), "connection: close"))
-            await read_until(client, b": ping\n\n")
-            pause.set()
-            tail = await read_all(client)
+    async with (
+        serving(node, tmp_path, ping_seconds=0.01) as served,
+        await served.connect() as client,
+    ):
+        await client.send_all(post(CHAT, chat_body(stream=True), "connection: close"))
+        await read_until(client, b": ping\n\n")
+        pause.set()
+        tail = await read_all(client)
     assert events(tail)[-1]["error"]["code"] == "lobe_failed"
 
 
