@@ -1,0 +1,79 @@
+"""The command `kwaai`. Its commands import what they need when they run: help has to be fast."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from kwaai_core.cli.chat import chat
+from kwaai_core.cli.run import run
+from kwaai_core.cli.show import config, lobes
+from kwaai_core.errors import ConfigError, KwaaiError
+from kwaai_core.lobes import find_lobes, hook_of
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("kwaai-core"), prog_name="kwaai", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A decentralised AI node behind an OpenAI-compatible API."""
+
+
+@cli.command("version")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def version_(as_json: bool) -> None:
+    """Show the versions of kwaai and of every lobe."""
+    versions = {"kwaai-core": version("kwaai-core")}
+    versions |= {f"lobe {lobe.name}": lobe.version for lobe in find_lobes()}
+    if as_json:
+        import json
+
+        click.echo(json.dumps(versions))
+    else:
+        click.echo("\n".join(f"{name} {number}" for name, number in versions.items()))
+
+
+for command in (run, chat, lobes, config):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point. Errors are a line on stderr; exit codes: 1 failed, 2 usage or settings."""
+    _add_commands_of_lobes(cli)
+    try:
+        cli.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # nobody reads any more; python would complain about it at the end
+        sys.exit(141)
+    except ConfigError as error:
+        _fail(error, 2)
+    except KwaaiError as error:
+        _fail(error, 1)
+
+
+def _fail(error: KwaaiError, code: int) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {error.message}", err=True)
+    sys.exit(code)
+
+
+def _add_commands_of_lobes(group: click.Group) -> None:
+    for lobe in find_lobes():
+        hook: Any = None if lobe.error else hook_of(lobe, "add_commands")
+        if hook is None:
+            continue
+        try:
+            hook(group)
+        except Exception as error:  # a lobe is foreign code: without its commands kwaai goes on
+            click.echo(f"lobe {lobe.name}: its commands are left out: {error!r}", err=True)

@@ -1,0 +1,115 @@
+"""`kwaai lobes` and `kwaai config`: what there is, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from kwaai_core.cli.setting_up import tables_of
+from kwaai_core.config import CORE_TABLES, load_config
+from kwaai_core.lobes import find_lobes, select
+from kwaai_core.types import LobeStatus
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
+def lobes(as_json: bool) -> None:
+    """Show every lobe, its roles, its state and, where it failed, the cause.
+
+    States are live where a node runs.
+    """
+    statuses = _live()
+    if statuses is None:
+        statuses = [asdict(status) for status in _installed()]
+    if as_json:
+        click.echo(json.dumps(statuses, indent=2))
+        return
+    if not statuses:
+        click.echo("no lobes are installed: pip install kwaai-lobe-llama kwaai-lobe-smollm2")
+    for status in statuses:
+        state = click.style(status["state"], fg=_COLOURS.get(status["state"]))
+        line = f"{status['lobe']:<12} {status['version']:<8} {status['role']:<11} {state}"
+        click.echo(f"{line}  {status['cause']}".rstrip())
+
+
+_COLOURS = {"ready": "green", "failed": "red", "waiting": "yellow", "opening": "yellow"}
+
+
+def _live() -> list[dict[str, Any]] | None:
+    from kwaai_core.local import node_client, node_runs
+
+    state = load_config().state
+    if not node_runs(state):
+        return None
+    with node_client(state) as client:
+        return list(client.get("/lobes").raise_for_status().json())
+
+
+def _installed() -> list[LobeStatus]:
+    config, statuses = load_config(), []
+    everything = find_lobes()
+    used = {lobe.name for lobe in select(everything, config.lobes)}
+    for lobe in everything:
+        idle = "no node runs" if lobe.name in used else "not among the lobes in kwaai.toml"
+        if lobe.error:
+            roles = ", ".join(sorted(lobe.claims)) or "-"
+            statuses.append(LobeStatus(lobe.name, lobe.version, roles, "", "failed", lobe.error))
+        elif not lobe.offers:
+            statuses.append(LobeStatus(lobe.name, lobe.version, "-", "", "idle", idle))
+        for role, offer in lobe.offers.items():
+            statuses.append(
+                LobeStatus(lobe.name, lobe.version, role.value, offer.name, "idle", idle)
+            )
+    return statuses
+
+
+@click.group()
+def config() -> None:
+    """Show and check the settings."""
+
+
+@config.command()
+def path() -> None:
+    """Print where the settings and the state are."""
+    loaded = load_config()
+    there = "" if loaded.file.exists() else "  (does not exist; that is fine)"
+    click.echo(f"settings {loaded.file}{there}\nstate    {loaded.state}")
+
+
+@config.command()
+def check() -> None:
+    """Check kwaai.toml and the environment; exit code 2 where something cannot be used."""
+    loaded, everything = load_config(), find_lobes()
+    from kwaai_core.lobes import fill_roles
+
+    for warning in loaded.check(tables_of(everything)):
+        click.echo(f"warning: {warning}", err=True)
+    fill_roles(select(everything, loaded.lobes), loaded.roles)
+    click.echo(f"{loaded.file}: all good" if loaded.file.exists() else "all defaults: all good")
+
+
+@config.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(as_json: bool) -> None:
+    """Print every setting with its value and where that comes from."""
+    loaded = load_config()
+    tables: Mapping[str, type[Any]] = {**CORE_TABLES, **tables_of(find_lobes())}
+    values = {name: loaded.sourced(name, kind) for name, kind in tables.items()}
+    if as_json:
+        plain = {
+            table: {key: {"value": v, "source": s} for key, (v, s) in keys.items()}
+            for table, keys in values.items()
+        }
+        click.echo(json.dumps(plain, indent=2))
+        return
+    for table, keys in values.items():
+        if keys:
+            click.echo(f"[{table}]")
+        for key, (value, source) in keys.items():
+            click.echo(f"{key} = {json.dumps(value)}  # {source}")
+
+

@@ -1,0 +1,245 @@
+"""``kwaai.toml`` and ``KWAAI_*`` to frozen settings: every value checked, and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from kwaai_core.errors import ConfigError
+from kwaai_core.types import MANY, RoleName
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The table ``[server]``: where the API listens, and its limits."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_body: int = 1 << 20
+    max_messages: int = 2048
+    body_timeout: float = 30.0
+    ping_seconds: float = 5.0
+    grace_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """The table ``[chat]``: ``model`` is what `kwaai chat` talks to; empty is the first."""
+
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The table ``[log]``."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+CORE_TABLES: Mapping[str, type[Any]] = {
+    "server": ServerSettings,
+    "chat": ChatSettings,
+    "log": LogSettings,
+}
+_SINGLE = tuple(role.value for role in RoleName if role not in MANY)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """``"2GiB"`` and the like in bytes; K, M, G, T are powers of 1000, Ki, Mi, … of 1024."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not a size: write it like 512MiB or 2GiB")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def default_state() -> Path:
+    """Where a node keeps what it must not lose: ``KWAAI_STATE``, or the platform's place."""
+    import platformdirs
+
+    return Path(os.environ.get("KWAAI_STATE") or platformdirs.user_state_path("kwaai"))
+
+
+def default_file() -> Path:
+    """The configuration file: ``KWAAI_CONFIG``, or the platform's place. It need not exist."""
+    import platformdirs
+
+    return Path(os.environ.get("KWAAI_CONFIG") or platformdirs.user_config_path("kwaai") / "kwaai.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What was configured: one file, the environment over it, and flags over both.
+
+    ``flags`` maps ``table.key`` to what was given on the command line.
+    """
+
+    file: Path
+    state: Path
+    document: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def server(self) -> ServerSettings:
+        return self.table("server", ServerSettings)
+
+    @property
+    def chat(self) -> ChatSettings:
+        return self.table("chat", ChatSettings)
+
+    @property
+    def log(self) -> LogSettings:
+        return self.table("log", LogSettings)
+
+    @property
+    def lobes(self) -> tuple[str, ...] | None:
+        """The complete set of lobes, or None for all that are installed."""
+        for value in (self.flags.get("lobes"), self.environment.get("KWAAI_LOBES")):
+            if value is not None:
+                return tuple(name.strip() for name in value.split(",") if name.strip())
+        listed = self.document.get("lobes")
+        if listed is None:
+            return None
+        return _convert(listed, tuple[str, ...], "lobes", self.file.name)  # type: ignore[no-any-return]
+
+    @property
+    def roles(self) -> Mapping[str, str]:
+        """Which lobe fills a single role, where the user chose."""
+        chosen = {}
+        for role, name in _as_table(self.document.get("roles", {}), "roles", self.file).items():
+            if role not in _SINGLE:
+                raise ConfigError(f"{self.file}: [roles] {role}: {_nearest(role, _SINGLE, 'role')}")
+            chosen[role] = _convert(name, str, f"[roles] {role}", self.file)
+        return chosen
+
+    def table(self, name: str, kind: type[S]) -> S:
+        """A table as its settings dataclass; raises :class:`ConfigError`."""
+        return kind(**{key: value for key, (value, _) in self.sourced(name, kind).items()})
+
+    def sourced(self, name: str, kind: type[Any]) -> dict[str, tuple[Any, str]]:
+        """Every key of a table with its value and where that comes from."""
+        given = _as_table(self.document.get(name, {}), name, self.file)
+        hints = get_type_hints(kind)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        for key in given:
+            if key not in fields:
+                raise ConfigError(f"{self.file}: [{name}] {key}: {_nearest(key, fields, 'key')}")
+        return {key: self._value(name, f, hints[key], given) for key, f in fields.items()}
+
+    def _value(
+        self, table: str, f: dataclasses.Field[Any], kind: Any, given: Mapping[str, Any]
+    ) -> tuple[Any, str]:
+        place = f"[{table}] {f.name}"
+        variable = f"KWAAI_{table}_{f.name}".upper().replace("-", "_")
+        flag = self.flags.get(f"{table}.{f.name}")
+        if flag is not None:
+            return _convert(flag, kind, place, "the command line"), "flag"
+        if variable in self.environment:
+            text = self.environment[variable]
+            return _convert(_from_text(text, kind, variable), kind, place, variable), variable
+        if f.name in given:
+            return _convert(given[f.name], kind, place, self.file), str(self.file)
+        return f.default, "default"
+
+    def check(self, tables: Mapping[str, type[Any]]) -> list[str]:
+        """Check everything, given the tables of the installed lobes; returns warnings.
+
+        Errors: :class:`ConfigError` for the first thing that cannot be used.
+        """
+        known = {**CORE_TABLES, **tables}
+        for name, kind in known.items():
+            self.table(name, kind)
+        _ = self.lobes, self.roles
+        warnings = []
+        for name in self.document:
+            if name in known or name in ("lobes", "roles"):
+                continue
+            if difflib.get_close_matches(name, [*known, "lobes", "roles"], 1, 0.75):
+                raise ConfigError(
+                    f"{self.file}: {name}: {_nearest(name, [*known, 'lobes', 'roles'], 'table')}"
+                )
+            warnings.append(f"{self.file}: [{name}] belongs to no installed lobe and does nothing")
+        return warnings
+
+
+def load_config(flags: Mapping[str, Any] | None = None, *, state: Path | None = None) -> Config:
+    """Read the file (a missing one is empty) and the environment; raises :class:`ConfigError`."""
+    file = default_file()
+    try:
+        document = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        if "KWAAI_CONFIG" in os.environ:
+            raise ConfigError(f"KWAAI_CONFIG names {file}, which does not exist") from None
+        document = {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from None
+    environment = {key: value for key, value in os.environ.items() if key.startswith("KWAAI_")}
+    return Config(file, state or default_state(), document, environment, flags or {})
+
+
+def _as_table(value: Any, name: str, file: Path) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{file}: {name} must be a table: [{name}]")
+    return value
+
+
+def _nearest(name: str, valid: Any, what: str) -> str:
+    near = difflib.get_close_matches(name, list(valid), 1, 0.5)
+    if near:
+        return f"there is no such {what}; did you mean “{near[0]}”?"
+    return f"there is no such {what}; there are: {', '.join(valid) or 'none'}"
+
+
+def _from_text(text: str, kind: Any, variable: str) -> Any:
+    if kind is bool:
+        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+        if text.lower() not in words:
+            raise ConfigError(f"{variable} = {text!r}: must be true or false")
+        return words[text.lower()]
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            return text  # refused as what it is, by the same check as a value in the file
+    if get_origin(kind) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def _convert(value: Any, kind: Any, place: str, source: object) -> Any:
+    """A value of TOML as the type that a setting has, or a :class:`ConfigError`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        allowed = ", ".join(map(str, arguments))
+        raise ConfigError(f"{source}: {place} = {value!r}: must be one of {allowed}")
+    if origin in (Union, types.UnionType):
+        return _convert(value, next(a for a in arguments if a is not type(None)), place, source)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{source}: {place} = {value!r}: must be a list")
+        return tuple(_convert(item, arguments[0], place, source) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, str) and _SIZE.fullmatch(value):
+        return parse_size(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise ConfigError(f"{source}: {place} = {value!r}: must be {words.get(kind, kind)}")
+    return value

@@ -1,0 +1,317 @@
+"""A strict reader of GGUF files: everything is checked before llama.cpp sees any of it.
+
+GGUF is the file format of llama.cpp (specification: `ggml/docs/gguf.md` in its sources): a magic,
+a version, counts, typed key-value pairs, tensor descriptions, padding, tensor data. Its parsers
+have a history of memory errors, so this one believes nothing: all counts, sizes and offsets are
+compared with the length of the file. Only little-endian files of version 2 and 3 are read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kwaai_core.errors import ModelFileError
+
+MAX_TENSORS = 1 << 16
+MAX_PAIRS = 1 << 14
+MAX_KEY = 1 << 12
+MAX_STRING = 1 << 26
+MAX_ELEMENTS = 1 << 26
+MAX_NAME = 64
+
+# number: (name, elements of a block, bytes of a block); `enum ggml_type` and `type_traits` of
+# ggml.h and ggml.c in llama.cpp as of llama-cpp-python 0.3.36, without the types it has removed
+TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66),
+    17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4),
+    27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+}  # fmt: skip
+
+_SCALARS = {
+    0: ("uint8", "<B"), 1: ("int8", "<b"), 2: ("uint16", "<H"), 3: ("int16", "<h"),
+    4: ("uint32", "<I"), 5: ("int32", "<i"), 6: ("float32", "<f"), 7: ("bool", "<B"),
+    10: ("uint64", "<Q"), 11: ("int64", "<q"), 12: ("float64", "<d"),
+}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A metadata value: ``type`` as in the specification, ``raw`` its bytes as they stand.
+
+    An array has ``items`` of type ``type`` and ``array`` True; a string's bytes need not be UTF-8.
+    """
+
+    type: str
+    raw: memoryview
+    array: bool = False
+    items: int = 1
+
+    def decode(self) -> Any:
+        """The Python value: int, float, bool, bytes for a string; a list of them for an array."""
+        if self.type == "string":
+            values: list[Any] = [bytes(part) for part in _strings(self.raw, self.items)]
+        else:
+            form = next(form for name, form in _SCALARS.values() if name == self.type)
+            values = [value for (value,) in struct.iter_unpack(form, self.raw)]
+            values = [bool(value) for value in values] if self.type == "bool" else values
+        return values if self.array else values[0]
+
+
+def _strings(raw: memoryview, count: int) -> Iterator[memoryview]:
+    at = 0
+    for _ in range(count):
+        end = at + 8 + _U64.unpack_from(raw, at)[0]
+        yield raw[at + 8 : end]
+        at = end
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor: ``shape`` as in the file, innermost first; ``offset`` in the file, in bytes."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """A checked file. ``data`` maps all of it, as long as this object lives."""
+
+    path: Path
+    version: int
+    alignment: int
+    metadata: Mapping[str, Value]
+    tensors: tuple[Tensor, ...]
+    data: memoryview
+
+    def text(self, key: str, default: str = "") -> str:
+        """A string of the metadata."""
+        value = self.metadata.get(key)
+        if value is None or value.type != "string" or value.array:
+            return default
+        return bytes(value.decode()).decode("utf-8", "replace")
+
+    def integer(self, key: str, default: int = 0) -> int:
+        """An integer of the metadata; the first of an array."""
+        return next(iter(self.integers(key)), default)
+
+    def integers(self, key: str, repeat: int = 1) -> list[int]:
+        """Integers of the metadata: an array as it is, a single one ``repeat`` times."""
+        value = self.metadata.get(key)
+        if value is None or "int" not in value.type:
+            return []
+        return list(value.decode()) if value.array else [value.decode()] * repeat
+
+    @property
+    def architecture(self) -> str:
+        return self.text("general.architecture")
+
+    @property
+    def blocks(self) -> int:
+        return self.integer(f"{self.architecture}.block_count")
+
+    @property
+    def context_length(self) -> int:
+        return self.integer(f"{self.architecture}.context_length")
+
+    @property
+    def embedding_length(self) -> int:
+        return self.integer(f"{self.architecture}.embedding_length")
+
+
+def read_gguf(path: Path) -> GgufFile:
+    """Read and check a file. Raises :class:`ModelFileError` with what is wrong, and where."""
+    try:
+        with open(path, "rb", opener=_open_regular) as file:
+            mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        reason = getattr(error, "strerror", None) or "it is empty"
+        raise ModelFileError(f"{path} cannot be read as a model: {reason}") from None
+    return _Reader(path, mapped).read()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open what is a file; a pipe would wait for ever."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(0, "it is not a regular file")
+    return fd
+
+
+class _Reader:
+    """A cursor over the mapped file."""
+
+    def __init__(self, path: Path, data: memoryview) -> None:
+        self._path = path
+        self._data = data
+        self._at = 0
+
+    def fail(self, what: str) -> ModelFileError:
+        return ModelFileError(
+            f"{self._path} is not a sound GGUF file: {what} (at byte {self._at}); "
+            "get it anew from where it came from"
+        )
+
+    def take(self, size: int, what: str) -> memoryview:
+        if size > len(self._data) - self._at:
+            raise self.fail(f"{what} goes beyond the end of the file")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def u32(self, what: str) -> int:
+        return int(_U32.unpack(self.take(4, what))[0])
+
+    def u64(self, what: str, most: int) -> int:
+        value = int(_U64.unpack(self.take(8, what))[0])
+        if value > most:
+            raise self.fail(f"{what} is {value}, over the limit of {most}")
+        return value
+
+    def read(self) -> GgufFile:
+        if self.take(4, "the magic") != b"GGUF":
+            raise self.fail("it does not begin with GGUF")
+        version = self.u32("the version")
+        if version not in (2, 3):
+            raise self.fail(f"its version is {version}, and 2 and 3 are read")
+        tensors = self.u64("the number of tensors", MAX_TENSORS)
+        pairs = self.u64("the number of metadata pairs", MAX_PAIRS)
+        metadata = self._metadata(pairs)
+        described = [self._tensor() for _ in range(tensors)]
+        alignment = self._alignment(metadata)
+        self._at += -self._at % alignment
+        placed = self._placed(described, alignment)
+        file = GgufFile(self._path, version, alignment, metadata, placed, self._data)
+        self._check(file)
+        return file
+
+    def _metadata(self, pairs: int) -> dict[str, Value]:
+        metadata: dict[str, Value] = {}
+        for _ in range(pairs):
+            key = self._name("a key", MAX_KEY)
+            if key in metadata:
+                raise self.fail(f"the key {key} occurs twice")
+            metadata[key] = self._value(key)
+        return metadata
+
+    def _name(self, what: str, most: int) -> str:
+        raw = self.take(self.u64(f"the length of {what}", most), what)
+        try:
+            name = str(raw, "utf-8")
+        except UnicodeDecodeError:
+            raise self.fail(f"{what} is not UTF-8") from None
+        if not name or not name.isprintable():
+            raise self.fail(f"{what} is empty or not printable")
+        return name
+
+    def _value(self, key: str) -> Value:
+        kind = self.u32(f"the type of {key}")
+        if kind != _ARRAY:
+            return self._items(key, kind, 1, array=False)
+        kind = self.u32(f"the element type of {key}")
+        if kind == _ARRAY:
+            raise self.fail(f"{key} is an array of arrays")
+        return self._items(key, kind, self.u64(f"the length of {key}", MAX_ELEMENTS), array=True)
+
+    def _items(self, key: str, kind: int, count: int, *, array: bool) -> Value:
+        start = self._at
+        if kind == _STRING:
+            self._skip_strings(key, count)
+            return Value("string", self._data[start : self._at], array, count)
+        if kind not in _SCALARS:
+            raise self.fail(f"{key} has the unknown type {kind}")
+        name, form = _SCALARS[kind]
+        raw = self.take(count * struct.calcsize(form), key)
+        if name == "bool" and raw.tobytes().strip(b"\0\1"):
+            raise self.fail(f"{key} has a bool that is neither 0 nor 1")
+        return Value(name, raw, array, count)
+
+    def _skip_strings(self, key: str, count: int) -> None:
+        # the inner loop of 150,000 tokens: 0.03 s, against 0.3 s through take()
+        data, at, end = self._data, self._at, len(self._data)
+        for _ in range(count):
+            if end - at < 8:
+                break
+            size = _U64.unpack_from(data, at)[0]
+            if size > MAX_STRING or size > end - at - 8:
+                break
+            at += 8 + size
+        else:
+            self._at = at
+            return
+        self._at = at
+        raise self.fail(f"a string of {key} is too long or goes beyond the end of the file")
+
+    def _tensor(self) -> Tensor:
+        name = self._name("a tensor's name", MAX_NAME)
+        dimensions = self.u32(f"the number of dimensions of {name}")
+        if not 1 <= dimensions <= 4:
+            raise self.fail(f"{name} has {dimensions} dimensions")
+        shape = tuple(self.u64(f"a dimension of {name}", 1 << 40) for _ in range(dimensions))
+        kind = self.u32(f"the type of {name}")
+        if kind not in TENSOR_TYPES:
+            raise self.fail(f"{name} has the unknown or removed type {kind}")
+        label, block, size = TENSOR_TYPES[kind]
+        elements = 1
+        for extent in shape:
+            elements *= extent
+        if not elements or shape[0] % block or elements > 1 << 50:
+            raise self.fail(f"{name} has the shape {shape}, which {label} cannot have")
+        offset = self.u64(f"the offset of {name}", len(self._data))
+        return Tensor(name, label, shape, offset, elements // block * size)
+
+    def _alignment(self, metadata: Mapping[str, Value]) -> int:
+        value = metadata.get("general.alignment")
+        if value is None:
+            return 32
+        alignment = value.decode() if value.type == "uint32" and not value.array else 0
+        if alignment < 8 or alignment > 1 << 16 or alignment & (alignment - 1):
+            raise self.fail(f"general.alignment is {alignment}, not a power of two from 8 on")
+        return int(alignment)
+
+    def _placed(self, tensors: list[Tensor], alignment: int) -> tuple[Tensor, ...]:
+        start, expected, seen, placed = self._at, 0, set[str](), []
+        for tensor in tensors:
+            if tensor.name in seen:
+                raise self.fail(f"the tensor {tensor.name} occurs twice")
+            if tensor.offset != expected:
+                raise self.fail(f"{tensor.name} is at {tensor.offset}, and should be at {expected}")
+            seen.add(tensor.name)
+            offset = start + tensor.offset
+            if offset + tensor.nbytes > len(self._data):
+                raise self.fail(f"{tensor.name} goes beyond the end of the file: it is truncated")
+            expected += tensor.nbytes + -tensor.nbytes % alignment
+            placed.append(
+                Tensor(tensor.name, tensor.type, tensor.shape, offset, tensor.nbytes)
+            )
+        return tuple(placed)
+
+    def _check(self, file: GgufFile) -> None:
+        if not file.architecture:
+            raise self.fail("it does not say its general.architecture")
+        if file.integer("split.count", 1) > 1:
+            raise self.fail("it is one part of several: merge them with llama-gguf-split --merge")
+        for what in ("block_count", "embedding_length", "context_length"):
+            key = f"{file.architecture}.{what}"
+            if not 0 < file.integer(key) < 1 << 31:
+                raise self.fail(f"{key} is missing or out of range")
+        if file.blocks > 4096 or not file.tensors:
+            raise self.fail(f"it has {file.blocks} blocks and {len(file.tensors)} tensors")

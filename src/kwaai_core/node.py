@@ -1,0 +1,238 @@
+"""A node: the offers of its lobes opened in the order of the roles, and closed in reverse."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kwaai_core.config import Config
+from kwaai_core.errors import ConfigError, LobeFailed, NodeRunning
+from kwaai_core.lobes import CORE, Lobe, claimed, fill_roles, hook_of
+from kwaai_core.roles import (
+    Catalog,
+    Embedder,
+    Executor,
+    Host,
+    Identity,
+    KnowledgeStore,
+    Offer,
+    Router,
+    Settlement,
+    Transport,
+    TrustPolicy,
+)
+from kwaai_core.supervise import Supervised
+from kwaai_core.types import LobeStatus, RoleName
+
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
+log = logging.getLogger(__name__)
+S = TypeVar("S")
+_ORDER = {role: place for place, role in enumerate(RoleName)}
+
+
+@dataclass(eq=False)
+class Node:
+    """The roles of a running node; what the app is built over, and each lobe's host."""
+
+    config: Config
+    lobes: Sequence[Lobe]
+    filled: dict[RoleName, list[Supervised]] = field(default_factory=dict)
+    routes: list[tuple[str, Sequence[BaseRoute]]] = field(default_factory=list)
+
+    def one(self, role: RoleName) -> Any:
+        """The filling of a single role, None where nobody offers it; raises LobeFailed."""
+        filling = self.filled.get(role)
+        if filling:
+            return filling[0].role
+        failed = claimed(role, self.lobes)
+        if failed is not None:
+            raise LobeFailed(failed.name, failed.error)
+        return None
+
+    def all(self, role: RoleName) -> list[Any]:
+        """Every filling of a role."""
+        return [supervised.role for supervised in self.filled.get(role, ())]
+
+    @property
+    def identity(self) -> Identity | None:
+        return self.one(RoleName.IDENTITY)  # type: ignore[no-any-return]
+
+    @property
+    def transport(self) -> Transport | None:
+        return self.one(RoleName.TRANSPORT)  # type: ignore[no-any-return]
+
+    @property
+    def trust(self) -> TrustPolicy | None:
+        return self.one(RoleName.TRUST)  # type: ignore[no-any-return]
+
+    @property
+    def settlement(self) -> Settlement | None:
+        return self.one(RoleName.SETTLEMENT)  # type: ignore[no-any-return]
+
+    @property
+    def catalogs(self) -> Sequence[Catalog]:
+        return self.all(RoleName.CATALOG)
+
+    @property
+    def embedder(self) -> Embedder | None:
+        return self.one(RoleName.EMBEDDER)  # type: ignore[no-any-return]
+
+    @property
+    def stores(self) -> Sequence[KnowledgeStore]:
+        return self.all(RoleName.STORE)
+
+    @property
+    def executors(self) -> Sequence[Executor]:
+        return self.all(RoleName.EXECUTOR)
+
+    @property
+    def router(self) -> Router | None:
+        return self.one(RoleName.ROUTER)  # type: ignore[no-any-return]
+
+    @property
+    def state(self) -> Path:
+        return self.config.state
+
+    def settings(self, kind: type[S]) -> S:
+        raise ConfigError(f"the node itself has no settings of the kind {kind.__name__}")
+
+    def ready(self) -> bool:
+        """Whether a request for some model would be answered now, without waiting for it."""
+        routers = self.filled.get(RoleName.ROUTER, [])
+        executors = self.filled.get(RoleName.EXECUTOR, [])
+        return any(r.state == "ready" for r in routers) and any(
+            e.state == "ready" and e.current.ready() for e in executors
+        )
+
+    def statuses(self) -> list[LobeStatus]:
+        """Every offer of every lobe of this run, and the lobes that could not be loaded."""
+        opened = {id(s.offer): s for fillings in self.filled.values() for s in fillings}
+        return [
+            status
+            for lobe in [*self.lobes, CORE]
+            for status in _statuses(lobe, opened)
+            if lobe is not CORE or status.state != "idle"
+        ]
+
+
+def _statuses(lobe: Lobe, opened: dict[int, Supervised]) -> Iterator[LobeStatus]:
+    if lobe.error:
+        roles = ", ".join(sorted(lobe.claims)) or "-"
+        yield LobeStatus(lobe.name, lobe.version, roles, "", "failed", lobe.error)
+    elif not lobe.offers:
+        yield LobeStatus(lobe.name, lobe.version, "-", "", "ready")
+    for role, offer in lobe.offers.items():
+        supervised = opened.get(id(offer))
+        state = supervised.state if supervised else "idle"
+        cause = supervised.cause if supervised else "its role is filled by another lobe"
+        yield LobeStatus(lobe.name, lobe.version, role.value, offer.name, state, cause)
+
+
+@dataclass(frozen=True, slots=True)
+class _LobeHost:
+    """What one lobe sees: the roles before ``limit``, its own folder, its own settings."""
+
+    node: Node
+    lobe: str
+    offer: Offer[Any]
+    limit: int
+
+    def _reach(self, role: RoleName) -> None:
+        if _ORDER[role] >= self.limit:
+            raise ConfigError(
+                f"the lobe “{self.lobe}” reaches for the role {role.value}, which opens after "
+                "its own: a lobe may use only the roles before it"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        role = _ATTRIBUTES.get(name)
+        if role is None:
+            raise AttributeError(name)
+        self._reach(role)
+        return getattr(self.node, name)
+
+    @property
+    def state(self) -> Path:
+        folder = self.node.config.state / "lobes" / self.lobe
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return folder
+
+    def settings(self, kind: type[S]) -> S:
+        return self.node.config.table(self.offer.name, kind)
+
+
+_ATTRIBUTES = {
+    "identity": RoleName.IDENTITY,
+    "transport": RoleName.TRANSPORT,
+    "trust": RoleName.TRUST,
+    "settlement": RoleName.SETTLEMENT,
+    "catalogs": RoleName.CATALOG,
+    "embedder": RoleName.EMBEDDER,
+    "stores": RoleName.STORE,
+    "executors": RoleName.EXECUTOR,
+    "router": RoleName.ROUTER,
+}
+
+
+@asynccontextmanager
+async def open_node(config: Config, lobes: Sequence[Lobe]) -> AsyncIterator[Node]:
+    """Open a node over the state folder of ``config``, with the lobes of this run.
+
+    A lobe that fails is a status, never an error. Errors: :class:`ConfigError` and its kinds,
+    :class:`NodeRunning`. Leaving closes the offers in reverse.
+    """
+    filled = fill_roles(lobes, config.roles)
+    with _locked(config.state):
+        node = Node(config, lobes)
+        async with AsyncExitStack() as stack:
+            for role, lobe, offer in filled:
+                supervised = Supervised(lobe.name, offer)
+                host: Host = _LobeHost(node, lobe.name, offer, _ORDER[role])  # type: ignore[assignment]
+                await stack.enter_async_context(supervised.supervised(host))
+                node.filled.setdefault(role, []).append(supervised)
+            node.routes += _routes(node)
+            yield node
+
+
+def _routes(node: Node) -> Iterator[tuple[str, Sequence[BaseRoute]]]:
+    for lobe in node.lobes:
+        hook = None if lobe.error else hook_of(lobe, "add_routes")
+        if hook is None:
+            continue
+        offer = next(iter(lobe.offers.values()), CORE.offers[RoleName.ROUTER])
+        try:
+            yield lobe.name, hook(_LobeHost(node, lobe.name, offer, len(_ORDER)))
+        except Exception as error:  # a lobe is foreign code: without its routes the node goes on
+            log.error("lobe %s: its routes are left out: %r", lobe.name, error)
+
+
+@contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    """One node on a state folder; the lock ends with the process, however that ends."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise ConfigError(f"the state folder {state} cannot be used: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(lock, 20).decode("ascii", "replace").strip() or "unknown"
+            raise NodeRunning(
+                f"a node runs already on {state} (process {pid}): stop it, or set KWAAI_STATE to "
+                "another folder for a second node"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.write(lock, str(os.getpid()).encode())
+        yield
+    finally:
+        os.close(lock)
