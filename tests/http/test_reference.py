@@ -1,0 +1,72 @@
+"""The reference page says what the code does."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwaai_core import errors
+from kwaai_core.errors import ConfigError, KwaaiError, NodeRunning, NoNode, UnsupportedParameter
+from kwaai_core.openai import Call, parse_chat, parse_completion
+from kwaai_core.openai import requests as parser
+
+from .conftest import chat_body
+
+PAGE = (Path(__file__).parents[2] / "docs/reference/http-api.md").read_text()
+NEVER_ANSWERED = (ConfigError, NodeRunning, NoNode)
+
+
+def section(start: str, end: str) -> str:
+    return PAGE[PAGE.index(start) : PAGE.index(end, PAGE.index(start))]
+
+
+def accepted(text: str) -> dict[str, tuple[Any, ...]]:
+    """The table of values that change nothing, as the page has it."""
+    table = {}
+    for names, values in re.findall(r"^\| (`.*?) \| (.*?) \|$", text, re.MULTILINE):
+        parsed = [json.loads(value.strip("`")) for value in re.split(r", (?![^{]*})", values)]
+        for name in re.findall(r"`(\w+)`", names):
+            table[name] = tuple(value for value in parsed if value is not None)
+    return table
+
+
+def test_the_values_that_change_nothing_are_these() -> None:
+    both = accepted(section("### Accepted where", "In chat also"))
+    chat = accepted(section("In chat also", "In completions also"))
+    text = accepted(section("In completions also", "Any other value"))
+    assert both | chat == parser._NEUTRAL_CHAT
+    assert both | text == parser._NEUTRAL_COMPLETION
+
+
+def test_the_ignored_parameters_are_these() -> None:
+    names = re.findall(r"`(\w+)`", section("They do not change", ", and in a message"))
+    assert sorted(names) == sorted(parser._IGNORED)
+
+
+def test_the_honoured_parameters_are_these() -> None:
+    names = re.findall(r"^\| `(\w+)` \|", section("### Honoured", "### Accepted and"), re.MULTILINE)
+    for name in names:
+        parse = parse_completion if name == "prompt" else parse_chat
+        body = {"model": "m", "prompt": "x"} if name == "prompt" else chat_body()
+        with pytest.raises(errors.RequestError) as refused:
+            parse(json.dumps(body | {name: {"odd": {}}}).encode())
+        assert not (isinstance(refused.value, UnsupportedParameter) and refused.value.param == name)
+    assert isinstance(parse_chat(json.dumps(chat_body()).encode()), Call)
+
+
+def test_every_error_that_can_be_answered_is_in_the_table() -> None:
+    table = section("| status | code |", "## Who may")
+    for error in vars(errors).values():
+        if not (isinstance(error, type) and issubclass(error, KwaaiError)):
+            continue
+        if issubclass(error, NEVER_ANSWERED):
+            continue
+        code = "null" if error.code is None else f"`{error.code}`"
+        assert f"| {error.status} | {code} |" in table, error.__name__
+
+
+def test_the_limits_are_these() -> None:
+    assert f"1 to {parser.MAX_MESSAGES} messages" in PAGE
+    assert f"up to {parser.MAX_STOPS}, none" in PAGE
