@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kwaai_core import Executor, Offer, hookimpl
+from contextlib import AbstractAsyncContextManager
+
+from kwaai_core import Executor, Host, Offer, hookimpl
 from kwaai_lobe_llama.settings import LlamaSettings
 
 
@@ -12,7 +14,7 @@ def provide_executor() -> Offer[Executor]:
     return Offer("llama", _open, LlamaSettings)
 
 
-def _open(host):  # type: ignore[no-untyped-def]  # typed by the offer; imports stay inside
+def _open(host: Host) -> AbstractAsyncContextManager[Executor]:
     from kwaai_lobe_llama.executor import open_executor
 
     return open_executor(host)

@@ -44,27 +44,22 @@ class Answer(trio.abc.ReceiveChannel[Delta]):
             raise self._error
 
     def receive_nowait(self) -> Delta:
-        """The next delta if it is here; else as :meth:`receive`, or ``trio.WouldBlock``."""
-        if self._deltas:
-            return self._deltas.popleft()
-        if self._error is not None:
-            raise self._error
-        if self._ended:
-            raise trio.EndOfChannel
-        raise trio.WouldBlock
+        """The next delta if it is here, else ``trio.WouldBlock``; the end is for :meth:`receive`."""
+        if not self._deltas:
+            raise trio.WouldBlock
+        return self._deltas.popleft()
 
     async def receive(self) -> Delta:
         """The next delta. Errors: what ended the answer; ``trio.EndOfChannel``."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            try:
-                delta = self.receive_nowait()
-            except trio.WouldBlock:
-                self._news = trio.Event()
-                await self._news.wait()
-            else:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return delta
+        while not self._deltas:
+            self.check()
+            if self._ended:
+                raise trio.EndOfChannel
+            self._news = trio.Event()
+            await self._news.wait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self._deltas.popleft()
 
     async def aclose(self) -> None:
         """Drop what was not read."""

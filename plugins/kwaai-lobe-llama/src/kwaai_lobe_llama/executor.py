@@ -20,7 +20,6 @@ from kwaai_core import (
     ModelCard,
     ModelNotFound,
 )
-from kwaai_core.config import parse_size
 from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
@@ -32,9 +31,8 @@ log = logging.getLogger(__name__)
 async def open_executor(host: Host) -> AsyncIterator[Executor]:
     """The executor, with the first model of the catalogs on its way into memory."""
     settings = host.settings(LlamaSettings)
-    memory = parse_size(settings.memory) if settings.memory else 0
     async with trio.open_nursery() as nursery:
-        pool = Pool(nursery, settings, memory, host.state / "exact")
+        pool = Pool(nursery, settings, host.state / "exact")
         executor = LlamaExecutor(host, pool)
         nursery.start_soon(executor.preload, settings.load)
         yield executor

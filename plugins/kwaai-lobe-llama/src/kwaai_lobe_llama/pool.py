@@ -39,12 +39,10 @@ class _Place:
 class Pool:
     """The workers of one executor. ``nursery`` owns their processes."""
 
-    def __init__(
-        self, nursery: trio.Nursery, settings: LlamaSettings, memory: int, gate: Path
-    ) -> None:
+    def __init__(self, nursery: trio.Nursery, settings: LlamaSettings, gate: Path) -> None:
         self._nursery = nursery
         self._settings = settings
-        self._memory = memory or machine_memory() // 2
+        self._memory = settings.memory or machine_memory() // 2
         self._gate = gate
         self._places: list[_Place] = []
 

@@ -14,7 +14,7 @@ class LlamaSettings:
     where ``memory`` has no room. ``streams``: conversations computed at once.
     ``queue``: requests that may wait for one, beyond which they are refused.
     ``kv_type``: of the KV cache; ``exact`` has its own.
-    ``memory``: for the weights and KV of all loaded models, like ``"6GiB"``; empty is half of the
+    ``memory``: for the weights and KV of all loaded models, like ``"6GiB"``; 0 is half of the
     machine's. ``exact``: logits of an answer do not depend on what else is computed.
     ``load``: the model to load at the start; empty is the first there is, ``"none"`` none.
     ``spin``: how long threads wait actively for one another (``GOMP_SPINCOUNT``).
@@ -26,7 +26,7 @@ class LlamaSettings:
     streams: int = 8
     queue: int = 64
     kv_type: Literal["f16", "bf16", "f32", "q8_0"] = "f16"
-    memory: str = ""
+    memory: int = 0
     exact: bool = False
     load: str = ""
     spin: int = 10_000

@@ -1,0 +1,39 @@
+"""A catalog of local GGUF files, and the commands that keep it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kwaai_core import Catalog, Host, Offer, hookimpl
+
+if TYPE_CHECKING:
+    import click
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsSettings:
+    """The table ``[models]``; ``folder``: every GGUF file in it is offered too."""
+
+    folder: str = ""
+
+
+@hookimpl
+def provide_catalog() -> Offer[Catalog]:
+    """The files that were added, and those of ``[models] folder``."""
+    return Offer("models", _open, ModelsSettings)
+
+
+@hookimpl
+def add_commands(cli: click.Group) -> None:
+    """`kwaai models`."""
+    from kwaai_lobe_models.commands import models
+
+    cli.add_command(models)
+
+
+def _open(host: Host) -> AbstractAsyncContextManager[Catalog]:
+    from kwaai_lobe_models.catalog import open_catalog
+
+    return open_catalog(host)

@@ -1,0 +1,79 @@
+"""The catalog role over the index and a folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
+from kwaai_core.digest import cached_digest
+from kwaai_lobe_models import ModelsSettings
+from kwaai_lobe_models.index import Entry, Index, describe
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_catalog(host: Host) -> AsyncIterator[Catalog]:
+    """The catalog; the files of a folder are hashed before it opens, once each."""
+    folder = host.settings(ModelsSettings).folder
+    cache = host.state / "digests"
+    found = await trio.to_thread.run_sync(_scan, Path(folder), cache) if folder else ()
+    yield Models(Index(host.state), found, cache)
+
+
+def _scan(folder: Path, cache: Path) -> tuple[Entry, ...]:
+    entries = []
+    for path in sorted(folder.expanduser().glob("*.gguf")):
+        try:
+            entries.append(describe(path, "", cache, _silent, int(time.time())))
+        except ModelFileError as error:
+            log.warning("left out: %s", error)
+    return tuple(entries)
+
+
+def _silent(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+class Models:
+    """See :class:`kwaai_core.Catalog`. What was added while the node runs is seen at once."""
+
+    def __init__(self, index: Index, found: Sequence[Entry], cache: Path) -> None:
+        self._index = index
+        self._found = found
+        self._cache = cache
+
+    def _entries(self) -> dict[str, Entry]:
+        return {entry.id: entry for entry in (*self._found, *self._index.entries())}
+
+    async def cards(self) -> Sequence[ModelCard]:
+        entries = self._entries().values()
+        return [entry.card() for entry in entries if entry.condition() != "missing"]
+
+    async def fetch(
+        self, card: ModelCard, *, span: Span | None = None, into: Path | None = None
+    ) -> Path:
+        entries = self._entries()
+        entry = entries.get(card.id)
+        if entry is None or entry.card() != card:
+            raise ModelNotFound(card.id, list(entries))
+        if entry.condition() == "missing":
+            raise ModelFileError(f"{entry.path}, the file of {entry.id}, is gone")
+        if entry.condition() == "changed":
+            await trio.to_thread.run_sync(self._check_again, entry)
+        return Path(entry.path)
+
+    def _check_again(self, entry: Entry) -> None:
+        """A file that was only touched or moved back is still the same model."""
+        digest = cached_digest(Path(entry.path), self._cache)
+        if digest != entry.digest:
+            raise ModelFileError(
+                f"{entry.path} is no longer the model {entry.id} that was added: "
+                f"kwaai models rm {entry.id}, then add it again"
+            )
