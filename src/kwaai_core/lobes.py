@@ -47,11 +47,13 @@ def find_lobes() -> list[Lobe]:
     """
     found: dict[str, list[EntryPoint]] = {}
     strangers = []
-    for point in entry_points():
-        if point.group == GROUP:
-            found.setdefault(point.name, []).append(point)
-        elif point.group.startswith(_FAMILY):
-            strangers.append(_stranger(point))
+    everything = entry_points()
+    for group in everything.groups:
+        if group == GROUP:
+            for point in everything.select(group=group):
+                found.setdefault(point.name, []).append(point)
+        elif group.startswith(_FAMILY):
+            strangers += [_stranger(point) for point in everything.select(group=group)]
     lobes = [_load(name, points) for name, points in found.items()]
     return sorted([*lobes, *strangers], key=lambda lobe: lobe.name)
 

@@ -69,7 +69,13 @@ class Supervised:
     async def _keep(
         self, host: Host, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        settled: Callable[[], None] = task_status.started
+        told = trio.Event()
+
+        def settled() -> None:
+            if not told.is_set():
+                told.set()
+                task_status.started()
+
         delay = FIRST_DELAY
         while not self._closing.is_set():
             began = trio.current_time()
@@ -82,7 +88,6 @@ class Supervised:
             if self.state == "opening":
                 self.state, self.cause = "failed", "it ended while opening"
             settled()
-            settled = _nothing
             if trio.current_time() - began > _STEADY_SECONDS:
                 delay = FIRST_DELAY
             pause = delay * random.uniform(0.75, 1.25)
@@ -115,10 +120,6 @@ class Supervised:
             self.state, self.cause = "failed", what
         log.error("lobe %s (%s): %s", self.lobe, self.state, self.cause)
         log.debug("lobe %s", self.lobe, exc_info=error)
-
-
-def _nothing() -> None:
-    """In place of telling the starter a second time."""
 
 
 def _first(error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -61,10 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error, 2)
     except KwaaiError as error:
         _fail(error, 1)
+    except Exception as error:  # our own bug: a user gets a line, whoever mends it the traceback
+        if os.environ.get("KWAAI_STRICT") == "1":
+            raise
+        _fail(f"this is a bug in kwaai: {error!r} (KWAAI_STRICT=1 shows where)", 70)
 
 
-def _fail(error: KwaaiError, code: int) -> None:
-    click.echo(f"{click.style('error:', fg='red')} {error.message}", err=True)
+def _fail(error: object, code: int) -> None:
+    click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
     sys.exit(code)
 
 

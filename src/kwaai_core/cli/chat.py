@@ -43,7 +43,7 @@ def chat(
     lobes: str | None,
     as_json: bool,
 ) -> None:
-    """Talk to MODEL, by default the first there is.
+    """Talk to MODEL, by default the first there is that has weights.
 
     Uses the node that runs here, or opens one for the time being. In a dialogue Ctrl-C stops the
     answer and Ctrl-D ends.
@@ -71,7 +71,8 @@ def _model(client: httpx.Client, wanted: str) -> str:
     models = _checked(client.get("/v1/models"))["data"]
     if not models:
         raise KwaaiError("there is no model here: pip install kwaai-lobe-llama kwaai-lobe-smollm2")
-    return str(models[0]["id"])
+    with_weights = [model for model in models if model["kwaai"]["digest"]]
+    return str((with_weights or models)[0]["id"])
 
 
 def _checked(response: httpx.Response) -> Any:
