@@ -61,7 +61,7 @@ def build_app(
     That one leaves out the check of Host and Origin, and answers ``/lobes``. ``calls`` is what
     the calls being answered are kept in, so that whoever serves the app can end them.
     """
-    generate = partial(Generate, node, calls=calls or Calls(), ping_seconds=settings.ping_seconds)
+    generate = partial(Generate, node, settings, calls or Calls())
     routes: list[BaseRoute] = [
         Route("/health", _health),
         Route("/ready", partial(_ready, node)),
@@ -76,7 +76,9 @@ def build_app(
     hosts = None if local else allowed_hosts(settings.host)
     return Starlette(
         routes=routes,
-        middleware=[Middleware(Door, limits=Limits(body=settings.max_body), hosts=hosts)],
+        middleware=[
+            Middleware(Door, limits=Limits(settings.max_body, settings.body_timeout), hosts=hosts)
+        ],
         exception_handlers={HTTPException: _no_route, KwaaiError: _failed},
     )
 

@@ -28,6 +28,7 @@ from hypercorn.utils import parse_socket_addr
 
 from kwaai_core.app import Served, build_app
 from kwaai_core.errors import ConfigError, RequestError
+from kwaai_core.local import SOCKET
 from kwaai_core.replies import error_reply
 from kwaai_core.security import require_loopback
 from kwaai_core.sse import Calls
@@ -280,7 +281,7 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
 @contextmanager
 def _listen_locally(state: Path) -> Iterator[socket.socket]:
     """The node's Unix socket, whoever can open which is the node's own user."""
-    path = state / "node.sock"
+    path = state / SOCKET
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
             if path.exists() and stat.S_ISSOCK(path.stat().st_mode):

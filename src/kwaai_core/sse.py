@@ -19,6 +19,7 @@ from trio.abc import ReceiveChannel
 
 from kwaai_core import openai
 from kwaai_core.chat import Answer, chat
+from kwaai_core.config import ServerSettings
 from kwaai_core.errors import NoPeerAvailable, WorkerLost
 from kwaai_core.openai import PING, Call, Chunks, Head
 from kwaai_core.replies import Json, public
@@ -86,17 +87,17 @@ class Generate:
     """An ASGI endpoint: parse a call, generate, and answer in the form that was asked for."""
 
     def __init__(
-        self,
-        host: Host,
-        kind: Literal["chat", "text"],
-        calls: Calls,
-        ping_seconds: float,
+        self, host: Host, settings: ServerSettings, calls: Calls, kind: Literal["chat", "text"]
     ) -> None:
         self._host = host
         self._kind = kind
-        self._parse = openai.parse_chat if kind == "chat" else openai.parse_completion
         self._calls = calls
-        self._ping_seconds = ping_seconds
+        self._ping_seconds = settings.ping_seconds
+        self._parse: Callable[[bytes], Call] = (
+            partial(openai.parse_chat, max_messages=settings.max_messages)
+            if kind == "chat"
+            else openai.parse_completion
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await Request(scope, receive).body())

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 import trio
-from kwaai_core.config import ServerSettings
 
+from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ModelNotFound
 from kwaai_core.roles import Route
 from kwaai_core.server import serve
@@ -38,6 +38,7 @@ CARD = ModelCard(
 )
 LAST = Delta("", finish="stop", usage=Usage(11, 3, 2))
 
+S = TypeVar("S")
 Step = Delta | Exception | trio.Event
 
 
@@ -175,6 +176,13 @@ class FakeNode:
         self.stores: Sequence[Any] = ()
 
     @property
+    def state(self) -> Path:
+        raise NotImplementedError("the app has no folder of its own")
+
+    def settings(self, kind: type[S]) -> S:
+        return kind()
+
+    @property
     def executors(self) -> Sequence[PlayedExecutor]:
         return (self.executor,)
 
@@ -253,7 +261,7 @@ async def serving(node: FakeNode, state: Path, **settings: Any) -> AsyncIterator
 
             async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
                 options = ServerSettings(**(defaults | settings))
-                await serve(node, options, state, stop=stop, task_status=task_status)  # type: ignore[arg-type]
+                await serve(node, options, state, stop=stop, task_status=task_status)
                 ended.set()
 
             (url,) = await nursery.start(run)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from kwaai_core import errors
+from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError, KwaaiError, NodeRunning, NoNode, UnsupportedParameter
 from kwaai_core.openai import Call, parse_chat, parse_completion
 from kwaai_core.openai import requests as parser
+from kwaai_core.openai.strict import MAX_DEPTH
 
 from .conftest import chat_body
 
@@ -68,5 +70,8 @@ def test_every_error_that_can_be_answered_is_in_the_table() -> None:
 
 
 def test_the_limits_are_these() -> None:
-    assert f"1 to {parser.MAX_MESSAGES} messages" in PAGE
+    server, page = ServerSettings(), PAGE.replace("\n", " ")
+    assert f"1 to {server.max_messages} messages" in page
+    assert f"within {server.body_timeout:g} seconds" in page
+    assert f"nested at most {MAX_DEPTH} levels" in page
     assert f"up to {parser.MAX_STOPS}, none" in PAGE

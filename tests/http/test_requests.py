@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai import Call, parse_chat, parse_completion
-from kwaai_core.openai.requests import MAX_MESSAGES
 from kwaai_core.openai.strict import MAX_DEPTH, load_object
 from kwaai_core.types import Message, Sampling
 
@@ -131,9 +130,11 @@ def test_messages_are_needed_and_bounded() -> None:
     assert refusal(messages=[]).param == "messages"
     assert refusal(messages=None).param == "messages"
     assert refusal(messages="hi").param == "messages"
-    many = refusal(messages=[{"role": "user", "content": ""}] * (MAX_MESSAGES + 1))
-    assert isinstance(many, RequestTooLarge)
-    assert many.param == "messages"
+    body = json.dumps(chat_body(messages=[{"role": "user", "content": ""}] * 3)).encode()
+    assert parse_chat(body, max_messages=3)
+    with pytest.raises(RequestTooLarge, match="max_messages") as caught:
+        parse_chat(body, max_messages=2)
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize(

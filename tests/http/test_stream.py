@@ -36,7 +36,7 @@ def text_of(chunks: list[Any]) -> str:
     )
 
 
-async def stream(served: Served, path: str = CHAT, **more: Any) -> list[Any]:
+async def streamed(served: Served, path: str = CHAT, **more: Any) -> list[Any]:
     body = chat_body(stream=True, **more)
     if path == TEXT:
         body["prompt"] = body.pop("messages")[0]["content"]
@@ -52,7 +52,7 @@ async def stream(served: Served, path: str = CHAT, **more: Any) -> list[Any]:
 
 
 async def test_a_stream_of_chat(served: Served) -> None:
-    first, *texts, last, done = await stream(served)
+    first, *texts, last, done = await streamed(served)
     assert done == "[DONE]"
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert text_of(texts) == "Hello"
@@ -69,7 +69,7 @@ async def test_a_stream_of_chat(served: Served) -> None:
 
 
 async def test_a_stream_of_text(served: Served) -> None:
-    *texts, last, done = await stream(served, TEXT)
+    *texts, last, done = await streamed(served, TEXT)
     assert done == "[DONE]"
     assert "".join(chunk["choices"][0]["text"] for chunk in texts) == "Hello"
     assert {chunk["object"] for chunk in (*texts, last)} == {"text_completion"}
@@ -78,7 +78,7 @@ async def test_a_stream_of_text(served: Served) -> None:
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
 async def test_usage_comes_in_a_last_chunk_without_choices(served: Served, path: str) -> None:
-    *chunks, usage, done = await stream(served, path, stream_options={"include_usage": True})
+    *chunks, usage, done = await streamed(served, path, stream_options={"include_usage": True})
     assert done == "[DONE]"
     assert usage["choices"] == []
     assert usage["usage"]["prompt_tokens"] == 11
@@ -92,7 +92,7 @@ async def test_usage_comes_in_a_last_chunk_without_choices(served: Served, path:
 async def test_any_text_survives(served: Served) -> None:
     texts = ['"quote" \\ \n\r\t\0', "é中𐍈👩‍🚀", "\u2028\u2029\x7f", "data: [DONE]\n\n", "\ud83d"]
     served.executor.script = [*map(Delta, texts), LAST]
-    assert text_of(await stream(served)) == "".join(texts).replace("\ud83d", "?")
+    assert text_of(await streamed(served)) == "".join(texts).replace("\ud83d", "?")
 
 
 async def test_what_is_ready_at_once_is_one_chunk(served: Served) -> None:
@@ -109,7 +109,7 @@ async def test_what_is_ready_at_once_is_one_chunk(served: Served) -> None:
 
 async def test_an_executor_whose_channel_cannot_say_what_is_ready(served: Served) -> None:
     served.executor.plain = True
-    chunks = await stream(served)
+    chunks = await streamed(served)
     assert [c["choices"][0]["delta"].get("content") for c in chunks[:3]] == ["", "Hel", "lo"]
 
 

@@ -1,6 +1,7 @@
 """From the body of a request to a :class:`ChatRequest`, or to an error that names the field."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
@@ -8,7 +9,6 @@ from kwaai_core.openai.fields import Fields, array, filled, flag, integer, numbe
 from kwaai_core.openai.strict import brief, load_object
 from kwaai_core.types import ChatRequest, ChatRole, Intent, Message, Prompt, Sampling
 
-MAX_MESSAGES = 4096
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
 
@@ -76,16 +76,16 @@ class Call:
     include_usage: bool = False
 
 
-def parse_chat(body: bytes) -> Call:
+def parse_chat(body: bytes, *, max_messages: int = 2048) -> Call:
     """A call of ``/v1/chat/completions``.
 
     Errors:
       RequestError: not JSON, malformed or out of range; ``param`` names the field.
       UnsupportedParameter: a field that this node does not honour, or does not know.
-      RequestTooLarge: more than ``MAX_MESSAGES`` messages.
+      RequestTooLarge: more than ``max_messages`` of them.
     """
     fields = Fields(load_object(body))
-    prompt = fields.require("messages", _messages)
+    prompt = fields.require("messages", partial(_messages, max_messages))
     return _call(fields, prompt, _NEUTRAL_CHAT, "max_completion_tokens")
 
 
@@ -171,13 +171,14 @@ def _prompt(value: object, at: str) -> str:
     )
 
 
-def _messages(value: object, at: str) -> tuple[Message, ...]:
+def _messages(limit: int, value: object, at: str) -> tuple[Message, ...]:
     messages = array(value, at)
     if not messages:
         raise RequestError(f"{at} must not be empty", param=at)
-    if len(messages) > MAX_MESSAGES:
+    if len(messages) > limit:
         raise RequestTooLarge(
-            f"{at} holds {len(messages)} messages, and this node takes {MAX_MESSAGES}",
+            f"there are {len(messages)} {at}, over this node's limit of {limit} "
+            "([server] max_messages in kwaai.toml)",
             param=at,
         )
     return tuple(_message(message, f"{at}[{i}]") for i, message in enumerate(messages))
