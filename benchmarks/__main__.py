@@ -22,11 +22,13 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tox -e bench --", description=sys.modules[__name__].__doc__
     )
-    parser.add_argument("--quick", action="store_true", help="2 rounds of 24 tokens: a smoke test")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke test: 2 rounds of 24 tokens of smollm2"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="of every row (default: 7)")
     parser.add_argument("--tokens", type=int, default=64, help="of every decode (default: 64)")
     parser.add_argument(
-        "--models", default=",".join(NAMES), help=f"names of {', '.join(NAMES)}, or GGUF files"
+        "--models", help=f"of {', '.join(NAMES)} (default: all), or GGUF files, with commas"
     )
     parser.add_argument("--modes", default=",".join(MODES), help="fast, exact or both (default)")
     parser.add_argument("--json", type=Path, help="write everything to this file as well")
@@ -46,9 +48,7 @@ def main() -> None:
     found: list[Cell] = []
     for cell in _everything(options, effort):
         found.append(cell)
-        print(
-            f"  {cell.model} {cell.mode} {cell.row}: {cell.figure:.3f}", file=sys.stderr, flush=True
-        )
+        print(f"  {cell.model} {cell.mode} {cell.row}: {cell.words}", file=sys.stderr, flush=True)
     print("\n".join(f"- {key}: {value}" for key, value in machine().items()), end="\n\n")
     print(table(found))
     if options.json:
@@ -58,7 +58,7 @@ def main() -> None:
 
 def _everything(options: argparse.Namespace, effort: Effort) -> Iterator[Cell]:
     yield from startup_cells(help_times(5 * effort.rounds), list(ready_times(effort.rounds)))
-    for name in options.models.split(","):
+    for name in (options.models or ("smollm2" if options.quick else ",".join(NAMES))).split(","):
         print(f"{name}, from {time.strftime('%H:%M')}", file=sys.stderr, flush=True)
         path = Path(name).resolve()
         model = ModelFile(path.stem, path, path) if path.suffix == ".gguf" else model_file(name)

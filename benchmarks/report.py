@@ -49,6 +49,13 @@ class Cell:
     text: str = ""
     counts: bool = True
 
+    @property
+    def words(self) -> str:
+        """The figure as it is written: a ratio, a difference, or a time."""
+        if self.reach.startswith("≥"):
+            return f"{self.figure:.3f}"
+        return f"{self.figure:+.1f}" if self.against else f"{self.figure:.3f}"
+
 
 def cells(measured: Measured) -> Iterator[Cell]:
     """Everything there is to say about one model."""
@@ -131,12 +138,15 @@ def startup_cells(help_s: Sequence[float], ready_s: Sequence[float]) -> Iterator
 def table(found: Sequence[Cell]) -> str:
     """The cells as a Markdown table, as the README quotes them."""
     head = "| model | mode | | against | kwaai | ratio or more | reach | n | |"
-    rows = (
-        f"| {c.model} | {c.mode} | {c.row} | {c.base:.2f} ({c.against}) | {c.kwaai:.2f} "
-        f"| {c.figure:.3f} | {c.reach} | {c.n} | {_verdict(c)} |"
-        for c in found
+    return "\n".join([head, "|---" * 9 + "|", *(_line(cell) for cell in found)])
+
+
+def _line(cell: Cell) -> str:
+    against = f"{cell.base:.1f} ({cell.against})" if cell.against else ""
+    return (
+        f"| {cell.model} | {cell.mode} | {cell.row} | {against} | {cell.kwaai:.4g} | "
+        f"{cell.words} | {cell.reach} | {cell.n} | {_verdict(cell)} |"
     )
-    return "\n".join([head, "|---" * 9 + "|", *rows])
 
 
 def _verdict(cell: Cell) -> str:

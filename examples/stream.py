@@ -36,11 +36,12 @@ def node() -> Iterator[str]:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
         chosen.close()
-        log = Path(folder, "log")
+        log, config = Path(folder, "log"), Path(folder, "kwaai.toml")
+        config.touch()
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [KWAAI, "run", "--lobes", LOBES, "--host", "127.0.0.1", "--port", str(port)],
-                env={**os.environ, "KWAAI_STATE": folder, "KWAAI_CONFIG": f"{folder}/kwaai.toml"},
+                env={**os.environ, "KWAAI_STATE": folder, "KWAAI_CONFIG": str(config)},
                 stdout=out,
                 stderr=out,
             )

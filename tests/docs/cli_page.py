@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from kwaai_core.cli import main as cli
+from kwaai_core.cli import cli
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 HEAD = """# Commands
@@ -20,14 +20,15 @@ What `kwaai` says of itself. Commands that lobes add, such as `kwaai models`, ar
 
 
 def page() -> str:
-    return "\n".join([HEAD, *_sections(cli, click.Context(cli, info_name="kwaai"))])
+    return "\n".join([HEAD, *_sections(cli, "kwaai", None)])
 
 
-def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
+def _sections(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    context = click.Context(command, parent, name, **command.context_settings)
     yield f"## {context.command_path}\n\n```text\n{_help(command, context)}\n```\n"
-    for name, child in sorted(getattr(command, "commands", {}).items()):
+    for child_name, child in sorted(getattr(command, "commands", {}).items()):
         if _of_core(child):
-            yield from _sections(child, click.Context(child, parent=context, info_name=name))
+            yield from _sections(child, child_name, context)
 
 
 def _help(command: click.Command, context: click.Context) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kwaai_core import RoleName, hookspecs
-from kwaai_core.cli import main as cli
+from kwaai_core.cli import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

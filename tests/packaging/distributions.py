@@ -86,8 +86,8 @@ def main(folder: Path) -> None:
     if wrong := list(complaints(wheels)):
         raise SystemExit("\n".join(wrong))
     kwaai = install(wheels, folder / "bare")
-    for name in ("KWAAI_STATE", "KWAAI_CONFIG"):
-        os.environ[name] = str(folder / name.lower())
+    (folder / "kwaai.toml").touch()
+    os.environ |= {"KWAAI_STATE": str(folder), "KWAAI_CONFIG": str(folder / "kwaai.toml")}
     for arguments in (["--version"], ["version"], ["lobes"]):
         say(" ".join(["kwaai", *arguments]))
         run(kwaai, *arguments)

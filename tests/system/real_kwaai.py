@@ -28,6 +28,7 @@ class Home:
     def environment(self) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items() if key[:6] != "KWAAI_"}
         state, config = self.folder / "state", self.folder / "kwaai.toml"
+        config.touch()
         return {**clean, "KWAAI_STATE": str(state), "KWAAI_CONFIG": str(config), "NO_COLOR": "1"}
 
     def kwaai(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

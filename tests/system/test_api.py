@@ -8,7 +8,7 @@ import httpx
 import pytest
 from openai import APIStatusError, AsyncOpenAI, NotFoundError, OpenAI
 
-SMOLLM2 = "SmolLM2-135M-Instruct"
+SMOLLM2 = "smollm2-135m-instruct"
 HELLO = [{"role": "user", "content": "Say hello."}]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from real_kwaai import Home
 
-SMOLLM2 = "SmolLM2-135M-Instruct"
+SMOLLM2 = "smollm2-135m-instruct"
 
 
 def question(max_tokens: int, **more: object) -> dict[str, object]:
