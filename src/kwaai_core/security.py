@@ -42,6 +42,16 @@ class Limits:
     body_seconds: float = 30.0
 
 
+def new_request_id() -> str:
+    """A name under which the log and the client can speak of one request."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def request_id_header(request_id: str) -> tuple[bytes, bytes]:
+    """The header that tells a client the request's id."""
+    return (b"x-request-id", request_id.encode())
+
+
 def require_loopback(host: str) -> None:
     """Refuse to listen where others than this machine's own users could connect.
 
@@ -82,7 +92,7 @@ class Door:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close"})
         else:
-            scope[REQUEST_ID] = f"req_{secrets.token_hex(12)}"
+            scope[REQUEST_ID] = new_request_id()
             await self._admit(scope, receive, _Marked(send, scope[REQUEST_ID]))
 
     async def _admit(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
@@ -208,7 +218,7 @@ class _Marked:
 
     def __init__(self, send: Callable[[Message], Awaitable[None]], request_id: str) -> None:
         self._send = send
-        self._header = (b"x-request-id", request_id.encode())
+        self._header = request_id_header(request_id)
         self.started = False
 
     async def __call__(self, message: Message) -> None:

@@ -22,7 +22,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
+from hypercorn.trio.worker_context import EventWrapper, TrioSingleTask, WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr
 
@@ -30,7 +30,7 @@ from kwaai_core.app import Served, build_app
 from kwaai_core.errors import ConfigError, RequestError
 from kwaai_core.local import SOCKET
 from kwaai_core.replies import error_reply
-from kwaai_core.security import require_loopback
+from kwaai_core.security import new_request_id, request_id_header, require_loopback
 from kwaai_core.sse import Calls
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _LAST_WORDS = 1.0  # seconds, for the error events of streams that had to be end
 _STALL = 60.0  # seconds in which a client has to take what is sent to it
 _MAX_HEAD = 2**14  # bytes of a request's line and headers
 _MAX_READ = 2**16
+_CLOSE = (b"connection", b"close")
 
 
 async def serve(
@@ -71,15 +72,19 @@ async def serve(
     calls = Calls()
     with _listen(settings.host, settings.port) as tcp, _listen_locally(state) as local:
         url = _url(tcp)
-        door = _Server(build_app(node, settings, calls=calls), settings)
-        back = _Server(build_app(node, settings, calls=calls, local=True), settings)
+        door = _Server(build_app(node, settings, calls=calls))
+        back = _Server(build_app(node, settings, calls=calls, local=True))
         async with trio.open_nursery() as grace:
             async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
                 for server, listener in ((door, tcp), (back, local)):
                     await accepting.start(server.accept, listener, clients)
                 on_bound([url])
                 task_status.started([url])
-                await stop.wait()
+                try:
+                    await stop.wait()
+                except trio.Cancelled:
+                    _abort([door, back])  # or a client that does not read could hold us up
+                    raise
                 accepting.cancel_scope.cancel()
                 grace.start_soon(_wind_up, [door, back], calls, settings.grace_seconds)
             grace.cancel_scope.cancel()
@@ -91,21 +96,26 @@ async def _wind_up(servers: Sequence[_Server], calls: Calls, grace_seconds: floa
     await trio.sleep(grace_seconds)
     calls.end()
     await trio.sleep(_LAST_WORDS)
+    _abort(servers)
+
+
+def _abort(servers: Sequence[_Server]) -> None:
     for server in servers:
-        server.abort()
+        for connection in server.connections:
+            connection.abort()
 
 
 class _Server:
     """One app on one listening socket."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = ASGIWrapper(app)  # type: ignore[arg-type]  # starlette types scopes as dicts
         self.context = WorkerContext(None)
         self.config = Config()
         self.config.include_server_header = False
         self.config.h11_max_incomplete_size = _MAX_HEAD
         self.config.errorlog = log
-        self._connections: set[_Connection] = set()
+        self.connections: set[_Connection] = set()
 
     async def accept(
         self,
@@ -119,20 +129,15 @@ class _Server:
             self._attend, listeners, handler_nursery=clients, task_status=task_status
         )
 
-    def abort(self) -> None:
-        """Cut every connection that there is."""
-        for connection in self._connections:
-            connection.abort()
-
     async def _attend(self, stream: trio.SocketStream) -> None:
         connection = _Connection(self, stream)
-        self._connections.add(connection)
+        self.connections.add(connection)
         try:
             await connection.run()
         except Exception:  # what a client sends must not end the node
             log.exception("a connection was dropped")
         finally:
-            self._connections.discard(connection)
+            self.connections.discard(connection)
 
 
 class _Connection:
@@ -141,20 +146,21 @@ class _Connection:
     def __init__(self, server: _Server, stream: trio.SocketStream) -> None:
         self._server = server
         self._stream = stream
-        self._scope = trio.CancelScope()
+        self._whole = trio.CancelScope()
+        self._reading = trio.CancelScope()
         self._sending = trio.Lock()
         self._stalled = trio.CancelScope()  # of the one that has the lock
         self._idle = TrioSingleTask()
 
     def abort(self) -> None:
         """End it now, whatever it is doing."""
-        self._scope.cancel()
+        self._whole.cancel()
         self._stalled.cancel()
 
     async def run(self) -> None:
         """Serve requests until the client leaves, is idle for too long, or breaks the protocol."""
         raw = self._stream.socket
-        with suppress(OSError), self._scope:
+        with suppress(OSError), self._whole:
             async with TaskGroup() as self._tasks:
                 self._protocol = _Http11(
                     self._server.app,
@@ -167,12 +173,13 @@ class _Connection:
                     parse_socket_addr(raw.family, raw.getsockname()),
                     self._send,
                 )
+                self._protocol.can_read = _Turn(raw, self._reading.cancel)
                 await self._idle.restart(self._tasks, self._expire)
                 await self._read()
 
     async def _read(self) -> None:
         data = b"?"
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with self._reading, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data:
                 data = bytes(await self._stream.receive_some(_MAX_READ))
                 await self._protocol.handle(RawData(data))
@@ -202,7 +209,7 @@ class _Connection:
             except BlockingIOError:
                 pass
             except OSError:  # it has left
-                await self._protocol.handle(Closed())
+                await self._close()
                 return
         if data:
             await self._send_slowly(data)
@@ -212,14 +219,13 @@ class _Connection:
         with trio.CancelScope(deadline=deadline, shield=True) as scope:
             async with self._sending:
                 self._stalled = scope
-                try:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._protocol.handle(Closed())
-        if scope.cancelled_caught:
-            await self._close()
+                    return
+        await self._close()
 
     async def _close(self) -> None:
+        self._reading.cancel()
         await trio.aclose_forcefully(self._stream)
         await self._protocol.handle(Closed())
 
@@ -228,6 +234,31 @@ class _Connection:
             await self._server.context.terminated.wait()
         with trio.CancelScope(shield=True):
             await self._close()
+
+
+class _Turn(EventWrapper):
+    """When the next request may be read. Whoever waits for it notices a client that leaves.
+
+    hypercorn reads nothing meanwhile, so it would not: not where a request offers an upgrade, as
+    some clients' every request does, and not where the next request is here already.
+    """
+
+    def __init__(self, raw: trio.socket.SocketType, leave: Callable[[], None]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._leave = leave
+
+    async def wait(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            await super().wait()
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        with suppress(OSError):
+            if await self._raw.recv(1, socket.MSG_PEEK):
+                return  # the next request; nobody can see what is behind it
+        self._leave()
 
 
 class _Http11(H11Protocol):
@@ -250,7 +281,7 @@ class _Http11(H11Protocol):
     async def _send_error_response(self, status_code: int) -> None:
         what = "its headers are too large" if status_code == 431 else "it is not valid HTTP/1.1"
         reply = error_reply(RequestError(f"the request was refused: {what}"), status_code)
-        headers = [*reply.raw_headers, (b"connection", b"close")]
+        headers = [*reply.raw_headers, request_id_header(new_request_id()), _CLOSE]
         await self._send_h11_event(
             h11.Response(
                 status_code=status_code, headers=headers + self.config.response_headers("h11")

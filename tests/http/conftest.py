@@ -202,6 +202,7 @@ class Served:
     socket: Path
     stop: trio.Event
     ended: trio.Event
+    cancel: Callable[[], None]
 
     @property
     def port(self) -> int:
@@ -255,17 +256,20 @@ async def serving(node: FakeNode, state: Path, **settings: Any) -> AsyncIterator
         "ping_seconds": 600.0,
         "grace_seconds": 0.05,
     }
-    stop, ended = trio.Event(), trio.Event()
+    stop, ended, scope = trio.Event(), trio.Event(), trio.CancelScope()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
 
             async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
                 options = ServerSettings(**(defaults | settings))
-                await serve(node, options, state, stop=stop, task_status=task_status)
-                ended.set()
+                try:
+                    with scope:
+                        await serve(node, options, state, stop=stop, task_status=task_status)
+                finally:
+                    ended.set()
 
             (url,) = await nursery.start(run)
-            yield Served(node, url, state / "node.sock", stop, ended)
+            yield Served(node, url, state / "node.sock", stop, ended, scope.cancel)
             stop.set()
 
 

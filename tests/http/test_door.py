@@ -25,6 +25,7 @@ def get(*headers: str, path: str = "/v1/models", version: str = "1.1") -> bytes:
 def code_of(answer: bytes) -> tuple[int, str | None]:
     """Status and code of an answer in JSON; all four keys of an error are there."""
     head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nx-request-id: req_" in head
     status = int(head.split()[1])
     document = json.loads(body)
     if status < 400:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from kwaai_core.config import ServerSettings
 
+from kwaai_core.app import build_app
+from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError
-from kwaai_core.server import serve
+from kwaai_core.server import _listen, _Server, serve
 
 from .conftest import FakeNode, serving
 
@@ -113,8 +114,29 @@ async def test_an_idle_connection_does_not_hold_the_node(node: FakeNode, tmp_pat
     ):
         await client.get("/health")
         served.stop.set()
-        await served.ended.wait()
+        with trio.fail_after(3):  # it would be let go after 5 seconds anyway
+            await served.ended.wait()
         assert await idle.receive_some(1) == b""
+
+
+async def test_a_connection_that_meets_a_bug_is_dropped_alone(
+    node: FakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = _Server(build_app(node, settings()))
+    limit = server.config.h11_max_incomplete_size
+    async with trio.open_nursery() as nursery:
+        with _listen("127.0.0.1", 0) as listener:
+            await nursery.start(server.accept, listener, nursery)
+            address = listener.getsockname()
+            for size, answered in (("a bug", False), (limit, True)):
+                server.config.h11_max_incomplete_size = size  # type: ignore[assignment]
+                async with await trio.open_tcp_stream(*address) as client:
+                    await client.send_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n")
+                    if answered:
+                        await client.send_all(b"\r\n")
+                    assert bool(await client.receive_some(1000)) is answered
+        nursery.cancel_scope.cancel()
+    assert "a connection was dropped" in caplog.text
 
 
 async def test_cancelling_the_server_frees_all_it_held(node: FakeNode, tmp_path: Path) -> None:

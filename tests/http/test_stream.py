@@ -212,22 +212,70 @@ async def test_a_client_that_leaves_cancels_at_once(
         assert (await after.get("/health")).status_code == 200
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("reset", [True, False])
+async def test_a_client_that_offers_an_upgrade_can_leave_too(
+    served: Served, stream: bool, reset: bool
+) -> None:
+    served.executor.script = [trio.Event()]
+    client = await served.connect()
+    upgrade = ["connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAMAAABk"]
+    await client.send_all(post(CHAT, chat_body(stream=stream), *upgrade))
+    played = await served.executor.play()
+    await played.entered.wait()
+    if reset:
+        client.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    await client.aclose()
+    await played.left.wait()
+
+
+async def test_a_client_that_leaves_with_its_next_request_under_way_leaves_nothing_behind(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    pause = trio.Event()
+    node.executor.script = [Delta("Hel"), pause, *[Delta("x" * 2**14)] * 1000]
+    node.executor.plain = True
+    async with serving(node, tmp_path, grace_seconds=600) as served:
+        client = await served.connect()
+        request = post(CHAT, chat_body(stream=True))
+        await client.send_all(request + request)
+        await read_until(client, b"Hel")
+        await client.aclose()
+        pause.set()
+        await node.executor.plays[0].left.wait()
+        served.stop.set()
+        await served.ended.wait()  # at once: no connection is left to wait for
+
+
 async def test_a_slow_reader_holds_the_executor_back_and_can_leave(served: Served) -> None:
-    """With 16 KiB a delta the sockets' buffers fill up; then no more deltas are taken."""
-    served.executor.script = [Delta("x" * 2**14)] * 4000  # 64 MiB, were all of it buffered
+    """The sockets' buffers fill up (some MiB); then no more deltas are taken."""
+    served.executor.script = [Delta("x" * 2**20)] * 100
     served.executor.plain = True
     client = await served.connect()
     await client.send_all(post(CHAT, chat_body(stream=True)))
     played = await served.executor.play()
     seen = -1
-    while seen != played.sent:  # no progress while everything else in this process idles
+    while seen != played.sent:
         seen = played.sent
-        await trio.testing.wait_all_tasks_blocked(0.05)
-    assert 0 < played.sent < 2000
+        await trio.testing.wait_all_tasks_blocked(0.3)
+    assert 0 < played.sent < 50
     assert not played.left.is_set()
     await client.aclose()
     await played.left.wait()
     assert played.sent <= seen + 1
+
+
+async def test_a_slow_reader_gets_every_byte(served: Served) -> None:
+    texts = [f"{i:09}" * 100 for i in range(10_000)]
+    served.executor.script = [*map(Delta, texts), LAST]
+    served.executor.plain = True
+    async with await served.connect() as client:
+        await client.send_all(post(CHAT, chat_body(stream=True), "connection: close"))
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        assert served.executor.plays[0].sent < 10_000
+        answer = await read_all(client)
+    body = b"".join(part for part in answer.split(b"\r\n") if part.startswith(b"data: "))
+    assert text_of(events(body)) == "".join(texts)
 
 
 async def test_streams_go_on_side_by_side(served: Served) -> None:
@@ -298,13 +346,16 @@ async def test_stopping_ends_what_does_not_finish_with_an_error(
     assert b"[DONE]" not in tail
 
 
-async def test_stopping_cuts_a_client_that_does_not_read(node: FakeNode, tmp_path: Path) -> None:
-    node.executor.script = [Delta("x" * 2**16)] * 1000
+@pytest.mark.parametrize("graceful", [True, False])
+async def test_stopping_cuts_a_client_that_does_not_read(
+    node: FakeNode, tmp_path: Path, graceful: bool
+) -> None:
+    node.executor.script = [Delta("x" * 2**26)]  # in one piece, more than sockets will buffer
     node.executor.plain = True
     async with serving(node, tmp_path) as served, await served.connect() as client:
         await client.send_all(post(CHAT, chat_body(stream=True)))
         played = await served.executor.play()
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        served.stop.set()
+        await read_until(client, b"xxx")
+        (served.stop.set if graceful else served.cancel)()
         await served.ended.wait()
         assert played.left.is_set()
