@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
 from kwaai_core.errors import (
@@ -69,18 +69,21 @@ def build_app(
         Route("/v1/models/{id:path}", partial(_model, node)),
         Route("/v1/chat/completions", generate("chat"), methods=["POST"]),
         Route("/v1/completions", generate("text"), methods=["POST"]),
-        *(Mount(f"/lobes/{lobe}", routes=of_lobe) for lobe, of_lobe in node.routes),
+        *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
     if local:
         routes.append(Route("/lobes", partial(_lobes, node)))
     hosts = None if local else allowed_hosts(settings.host)
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(Door, limits=Limits(settings.max_body, settings.body_timeout), hosts=hosts)
         ],
         exception_handlers={HTTPException: _no_route, KwaaiError: _failed},
     )
+    # A redirect to the path without its last slash would go to the URL that the client made up.
+    app.router.redirect_slashes = False
+    return app
 
 
 async def _health(request: Request) -> Response:

@@ -236,7 +236,9 @@ async def test_a_bad_request_names_its_field(
     assert not served.executor.plays
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/nope", "/lobes", "/lobes/x/", "//v1/models"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/nope", "/lobes", "/lobes/x/", "//v1/models", "/health/"]
+)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_no_such_path(served: Served, path: str, method: str) -> None:
     async with served.client() as client:
@@ -304,6 +306,8 @@ async def test_a_lobes_routes_are_under_its_name_and_fail_in_json(tmp_path: Path
         error_of(await client.get("/lobes/x/bug"), 500, "internal_error")
         error_of(await client.get("/lobes/x/busy"), 429, "rate_limit_exceeded")
         error_of(await client.get("/lobes/x/none"), 404, None)
+        error_of(await client.get("/lobes/x/hi/"), 404, None)
+        error_of(await client.get("/lobes/x"), 404, None)
         error_of(await client.post("/lobes/x/hi"), 405, None)
         error_of(await client.get("/lobes/x/hi", headers={"host": "evil"}), 403, "host_not_allowed")
 
