@@ -1,0 +1,164 @@
+"""The worker process: what it answers, and what happens when it, or its caller, goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from conftest import OpenWorker
+from kwaai_core import (
+    ContextLengthExceeded,
+    Delta,
+    Message,
+    ModelFileError,
+    RequestError,
+    Sampling,
+    WorkerLost,
+)
+from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.plan import Plan
+from kwaai_lobe_llama.process import Worker
+
+GREEDY = Sampling(temperature=0)
+SKY = (Message("user", "Why is the sky blue?"),)
+
+
+def plan(path: Path, *, context: int = 512, streams: int = 4) -> Plan:
+    return Plan(str(path), path.stem, context=context, streams=streams, threads=1)
+
+
+async def ask(worker: Worker, job: Job) -> tuple[str, Delta]:
+    text = ""
+    async with worker.generate(job) as (answer, _):
+        async for delta in answer:
+            text += delta.text
+    return text, delta
+
+
+async def test_a_model_answers_in_its_own_template(smollm2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        text, last = await ask(worker, Job(SKY, GREEDY, max_tokens=24))
+        assert "blue" in text
+        assert last.finish == "length" and last.usage is not None
+        assert last.usage.completion_tokens == 24
+        again, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=24))
+        assert again == text
+
+
+async def test_a_stop_string_ends_the_answer_before_itself(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        text, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=40))
+        stop = text[15:22]
+        cut, last = await ask(worker, Job(SKY, GREEDY, (stop,), 40))
+        assert cut == text[: text.index(stop)] and last.finish == "stop"
+
+
+async def test_a_seed_repeats_an_answer_and_another_gives_another(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        answers = [
+            (await ask(worker, Job(SKY, Sampling(1.0, 1.0, 0, seed), max_tokens=24)))[0]
+            for seed in (1, 1, 2)
+        ]
+        assert answers[0] == answers[1] != answers[2]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.5, 1.0, 1), Sampling(1.5, 0.0001, 0)])
+async def test_one_candidate_is_the_greedy_one(
+    smollm2: Path, open_worker: OpenWorker, sampling: Sampling
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        greedy, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=16))
+        assert (await ask(worker, Job(SKY, sampling, max_tokens=16)))[0] == greedy
+
+
+async def test_more_requests_than_streams_all_get_their_own_answer(
+    qwen2: Path, open_worker: OpenWorker
+) -> None:
+    answers: dict[str, str] = {}
+
+    async def one(worker: Worker, prompt: str) -> None:
+        answers[prompt] = (await ask(worker, Job(prompt, GREEDY, max_tokens=30)))[0]
+
+    prompts = [f"{number} bottles" for number in range(19)]
+    async with open_worker(plan(qwen2)) as worker:
+        async with trio.open_nursery() as nursery:
+            for prompt in prompts:
+                nursery.start_soon(one, worker, prompt)
+        assert sorted(answers) == sorted(prompts)
+        assert worker.requests == 0
+
+
+async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
+    qwen2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(qwen2)) as worker:
+        with pytest.raises(ContextLengthExceeded) as caught:
+            await ask(worker, Job("x" * 600))
+        assert (caught.value.prompt_tokens, caught.value.context_tokens) == (600, 512)
+        text, last = await ask(worker, Job("x" * 511, GREEDY))
+        assert last.finish == "length" and last.usage is not None
+        assert last.usage.completion_tokens == 1
+
+
+async def test_an_answer_may_fill_the_context(qwen2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(qwen2)) as worker:
+        _, last = await ask(worker, Job("x" * 100, GREEDY))
+        assert last.usage is not None and last.finish in ("stop", "length")
+        assert last.usage.prompt_tokens + last.usage.completion_tokens <= 512
+
+
+async def test_a_model_without_a_template_says_so_for_a_conversation(
+    gemma3: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(gemma3)) as worker:
+        with pytest.raises(RequestError, match="no chat template"):
+            await ask(worker, Job(SKY))
+        text, _ = await ask(worker, Job("The capital of France is", GREEDY, max_tokens=4))
+        assert text
+
+
+async def test_leaving_frees_the_stream_at_once(smollm2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(smollm2, context=4096, streams=1)) as worker:
+        long = " river" * 3000  # many seconds of prefill
+        with trio.move_on_after(0.3):
+            async with worker.generate(Job(long, GREEDY)) as (answer, _):
+                await answer.receive()
+        with trio.fail_after(3):
+            text, _ = await ask(worker, Job("One, two, three,", GREEDY, max_tokens=3))
+        assert "four" in text
+
+
+async def test_a_killed_worker_ends_its_answers_with_an_error(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        async with worker.generate(Job(SKY, GREEDY, max_tokens=400)) as (answer, _):
+            await answer.receive()
+            os.kill(worker.pid, signal.SIGKILL)
+            with pytest.raises(WorkerLost, match="killed by SIGKILL"), trio.fail_after(5):
+                while True:
+                    await answer.receive()
+        await worker.ended.wait()
+        with pytest.raises(WorkerLost):
+            await ask(worker, Job("x"))
+
+
+async def test_a_file_that_llama_cpp_refuses_is_a_model_file_error(
+    qwen2: Path, tmp_path: Path, open_worker: OpenWorker
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    # the tensor is there under another name: sound as a file, and no model
+    bad.write_bytes(qwen2.read_bytes().replace(b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight"))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_worker(plan(bad)):
+            pass
+    error = caught.value.exceptions[0]
+    assert isinstance(error, ModelFileError) and "ffn_up" in str(error)
