@@ -13,20 +13,28 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from numpy.typing import NDArray
 
-Quantisation = Literal["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K"]
+from kwaai_core.testing.vocabulary import CHAT_TEMPLATE, SPECIAL, add_vocabulary
+
+__all__ = [
+    "CHAT_TEMPLATE", "QWEN2_0_5B", "QWEN2_1_5B", "TINY", "TINY_QWEN2", "Quantisation", "Shape",
+    "write_random_model",
+]  # fmt: skip
+
+Quantisation = Literal["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The hyper-parameters of a model with tied embeddings.
+    """The hyper-parameters of a model; ``tied``: the embedding is the output matrix too.
 
-    ``embedding`` must be a multiple of 32, for Q4_K of 256, and of ``heads``.
+    A gemma is always tied. ``embedding`` and ``feed_forward`` must be multiples of 32, and ``embedding`` one of
+    ``heads``.
     """
 
-    architecture: Literal["llama", "qwen2", "qwen3", "gemma3"] = "llama"
+    architecture: Literal["llama", "qwen2", "qwen3", "gemma2", "gemma3"] = "llama"
     blocks: int = 3
     embedding: int = 256
     heads: int = 4
@@ -34,6 +42,12 @@ class Shape:
     feed_forward: int = 512
     vocabulary: int = 512
     context: int = 4096
+    tied: bool = True
+
+    @property
+    def head(self) -> int:
+        """The width of one attention head."""
+        return self.embedding // self.heads
 
 
 TINY = Shape()
@@ -41,41 +55,69 @@ TINY_QWEN2 = Shape("qwen2")
 QWEN2_0_5B = Shape("qwen2", 24, 896, 14, 2, 4864, 151936, 32768)
 QWEN2_1_5B = Shape("qwen2", 28, 1536, 12, 2, 8960, 151936, 32768)
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_GEMMA = ("gemma2", "gemma3")
+_NORMED_HEADS = ("qwen3", "gemma3")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A matrix of ``rows`` by ``columns`` random values, or a vector of ``value`` (no rows).
+
+    ``quiet`` is how many rows at the end are small.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    kind: Quantisation
+    value: float
+    quiet: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[self.kind]]
+        return max(self.rows, 1) * self.columns // block * size
 
 
 def write_random_model(
-    path: Path, shape: Shape = TINY, *, quantisation: Quantisation = "Q8_0", seed: int = 0
+    path: Path,
+    shape: Shape = TINY,
+    *,
+    quantisation: Quantisation = "Q8_0",
+    seed: int = 0,
+    name: str = "",
 ) -> Path:
-    """Write a model; equal arguments give equal bytes of tensors. Returns ``path``.
+    """Write a model and return ``path``; equal arguments give equal bytes, on any machine.
 
-    A text becomes a token a byte, as the vocabulary is the 256 bytes, fillers and three
-    special tokens.
+    ``name`` is its ``general.name``. Memory: that of the largest tensor, a few times.
     """
-    writer = GGUFWriter(path, shape.architecture)
-    _describe(writer, shape, quantisation)
-    _vocabulary(writer, shape.vocabulary)
-    draw = np.random.default_rng(seed)
-    for name, dimensions, deviation in _weights(shape):
-        # embedding rows may not divide into the blocks of a K-quant
-        kind = quantisation if dimensions[1] % _BLOCKS[quantisation] == 0 else "Q8_0"
-        data = _random(draw, dimensions, deviation, kind)
-        writer.add_tensor(name, data, raw_dtype=GGMLQuantizationType[kind])
-    for name, size, value in _vectors(shape):
-        writer.add_tensor(name, np.full(size, value, np.float32))
-    writer.write_header_to_file()
+    writer = GGUFWriter(None, shape.architecture)
+    _describe(writer, shape, name, quantisation)
+    add_vocabulary(writer, shape.vocabulary)
+    tensors = list(_tensors(shape, quantisation))
+    for tensor in tensors:
+        dimensions = [tensor.rows, tensor.columns] if tensor.rows else [tensor.columns]
+        kind = GGMLQuantizationType[tensor.kind]
+        writer.add_tensor_info(
+            tensor.name, dimensions, np.dtype("f4"), tensor.nbytes, kind
+        )
+    part = path.with_name(f"{path.name}.part")  # who finds `path` finds all of it
+    writer.write_header_to_file(part)
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for number, tensor in enumerate(tensors):
+        bits = np.random.PCG64([seed, number])
+        writer.write_tensor_data(_data(tensor, bits))
     writer.close()
-    return path
+    return part.replace(path)
 
 
-def _describe(writer: GGUFWriter, shape: Shape, quantisation: Quantisation) -> None:
-    writer.add_name(f"random {shape.architecture} {shape.blocks}x{shape.embedding}")
+def _describe(
+    writer: GGUFWriter, shape: Shape, name: str, quantisation: Quantisation
+) -> None:
+    writer.add_name(
+        name or f"random {shape.architecture} {shape.blocks}x{shape.embedding}"
+    )
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.embedding)
     writer.add_block_count(shape.blocks)
@@ -84,99 +126,152 @@ def _describe(writer: GGUFWriter, shape: Shape, quantisation: Quantisation) -> N
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(shape.embedding // shape.heads)
-    writer.add_file_type(LlamaFileType.ALL_F32)
-    if shape.architecture in ("qwen3", "gemma3"):
-        writer.add_key_length(shape.embedding // shape.heads)
-        writer.add_value_length(shape.embedding // shape.heads)
-    if shape.architecture == "gemma3":
+    writer.add_rope_dimension_count(shape.head)
+    writer.add_file_type(_FILE_TYPES[quantisation])
+    writer.add_quantization_version(2)
+    if shape.architecture in (*_GEMMA, *_NORMED_HEADS):
+        writer.add_key_length(shape.head)
+        writer.add_value_length(shape.head)
+    if shape.architecture in _GEMMA:
         writer.add_sliding_window(64)
 
 
-def _vocabulary(writer: GGUFWriter, size: int) -> None:
-    tokens = [_byte_token(byte) for byte in range(256)]
-    fillers = size - len(tokens) - len(_SPECIAL)
-    tokens += [f"Ġw{number}" for number in range(fillers)] + list(_SPECIAL)
-    types = [TokenType.NORMAL] * (256 + fillers) + [TokenType.CONTROL] * len(_SPECIAL)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(["Ġ w"])
-    writer.add_bos_token_id(size - 3)
-    writer.add_eos_token_id(size - 1)
-    writer.add_eot_token_id(size - 1)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+_FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32, "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16, "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0, "Q4_K": LlamaFileType.MOSTLY_Q4_K_M,
+    "Q6_K": LlamaFileType.MOSTLY_Q6_K,
+}  # fmt: skip
 
 
-def _byte_token(byte: int) -> str:
-    """How byte-level BPE writes a byte: itself where it is printable, else from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    if byte in printable:
-        return chr(byte)
-    return chr(256 + [b for b in range(256) if b not in printable].index(byte))
-
-
-def _weights(shape: Shape) -> Iterator[tuple[str, tuple[int, int], float]]:
-    """(name, (rows, columns), standard deviation) of every matrix."""
-    wide, narrow = shape.embedding, shape.embedding // shape.heads * shape.kv_heads
-    # a gemma scales its embeddings up; where they prevail a tied model repeats its last token
-    embedding = 0.05 if shape.architecture == "gemma3" else 1.0
-    yield "token_embd.weight", (shape.vocabulary, wide), embedding * wide**-0.5
+def _tensors(shape: Shape, quantisation: Quantisation) -> Iterator[_Tensor]:
+    wide, narrow, feed = (
+        shape.embedding,
+        shape.head * shape.kv_heads,
+        shape.feed_forward,
+    )
+    # Where the embedding prevails over what the blocks add, a tied model repeats its last token;
+    # a gemma scales it up by the root of its width. The last norm then makes the logits vary by 3.
+    gemma = shape.architecture in _GEMMA
+    tied = shape.tied or gemma
+    small = 1 / wide if gemma else wide**-0.5
+    yield _embedding("token_embd", shape, quantisation, small)
+    yield _vector("output_norm.weight", wide, 3 * wide**-0.5 / small if tied else 1.0)
+    if not tied:
+        yield _embedding("output", shape, quantisation, 3 * wide**-0.5)
     for block in range(shape.blocks):
-        yield f"blk.{block}.attn_q.weight", (wide, wide), 2 * wide**-0.5
-        yield f"blk.{block}.attn_k.weight", (narrow, wide), 2 * wide**-0.5
-        yield f"blk.{block}.attn_v.weight", (narrow, wide), 2 * wide**-0.5
-        yield f"blk.{block}.attn_output.weight", (wide, wide), 2 * wide**-0.5
-        yield f"blk.{block}.ffn_gate.weight", (shape.feed_forward, wide), 2 * wide**-0.5
-        yield f"blk.{block}.ffn_up.weight", (shape.feed_forward, wide), 2 * wide**-0.5
-        feed = 2 * shape.feed_forward**-0.5
-        yield f"blk.{block}.ffn_down.weight", (wide, shape.feed_forward), feed
+        at = f"blk.{block}"
+        for norm in _NORMS + (_POST_NORMS if gemma else ()):
+            yield _vector(f"{at}.{norm}.weight", wide, 1.0)
+        if shape.architecture in _NORMED_HEADS:
+            # sharp attention: a mean over all positions hardly changes from token to token
+            yield _vector(f"{at}.attn_q_norm.weight", shape.head, 4.0)
+            yield _vector(f"{at}.attn_k_norm.weight", shape.head, 1.0)
+        for part, rows in (("attn_q", wide), ("attn_k", narrow), ("attn_v", narrow)):
+            yield _matrix(f"{at}.{part}.weight", rows, wide, quantisation)
+            if shape.architecture == "qwen2":
+                yield _vector(f"{at}.{part}.bias", rows, 0.1)
+        yield _matrix(f"{at}.attn_output.weight", wide, wide, quantisation)
+        yield _matrix(f"{at}.ffn_gate.weight", feed, wide, quantisation)
+        yield _matrix(f"{at}.ffn_up.weight", feed, wide, quantisation)
+        yield _matrix(f"{at}.ffn_down.weight", wide, feed, quantisation)
 
 
-def _vectors(shape: Shape) -> Iterator[tuple[str, int, float]]:
-    """(name, size, value) of every norm and bias."""
-    wide, head = shape.embedding, shape.embedding // shape.heads
-    yield "output_norm.weight", wide, 1.0
-    for block in range(shape.blocks):
-        names = ["attn_norm", "ffn_norm"]
-        if shape.architecture == "gemma3":
-            names += ["post_attention_norm", "post_ffw_norm"]
-        yield from ((f"blk.{block}.{name}.weight", wide, 1.0) for name in names)
-        if shape.architecture in ("qwen3", "gemma3"):
-            yield f"blk.{block}.attn_q_norm.weight", head, 1.0
-            yield f"blk.{block}.attn_k_norm.weight", head, 1.0
-        if shape.architecture == "qwen2":
-            yield f"blk.{block}.attn_q.bias", wide, 0.1
-            yield f"blk.{block}.attn_k.bias", head * shape.kv_heads, 0.1
-            yield f"blk.{block}.attn_v.bias", head * shape.kv_heads, 0.1
+_NORMS = ("attn_norm", "ffn_norm")
+_POST_NORMS = ("post_attention_norm", "post_ffw_norm")
 
 
-_BLOCKS = {"F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q8_0": 32, "Q4_K": 256}
+def _vector(name: str, size: int, value: float) -> _Tensor:
+    return _Tensor(name, 0, size, "F32", value)
 
 
-def _random(
-    draw: np.random.Generator, dimensions: tuple[int, int], deviation: float, kind: Quantisation
-) -> NDArray[np.generic]:
-    """Normal values, or random quanta under one scale: ``(rows, columns or bytes of them)``."""
-    rows, columns = dimensions
-    if kind in ("F32", "F16", "BF16"):
-        values = draw.standard_normal(dimensions, np.float32) * np.float32(deviation)
-        if kind == "BF16":
-            return (values.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
-        return values.astype(np.float16 if kind == "F16" else np.float32)
-    blocks = rows * columns // _BLOCKS[kind]
-    # standard deviations of one quantum under a scale of 1; Q4_K's minimum centres it
-    head, quanta, unit = {
-        "Q4_0": (1, 16, 4.6),
-        "Q8_0": (1, 32, 73.9),
-        "Q4_K": (2, 140, 230.0),
+def _matrix(name: str, rows: int, columns: int, kind: Quantisation) -> _Tensor:
+    return _Tensor(name, rows, columns, _fitting(kind, columns), 2 * columns**-0.5)
+
+
+def _embedding(
+    name: str, shape: Shape, kind: Quantisation, deviation: float
+) -> _Tensor:
+    # as llama-quantize does it: more bits than elsewhere. The special tokens' rows are small, so
+    # that greedy text does not end by chance.
+    kind = "Q6_K" if kind.startswith("Q4") else kind
+    kind = _fitting(kind, shape.embedding)
+    rows = shape.vocabulary
+    return _Tensor(
+        f"{name}.weight", rows, shape.embedding, kind, deviation, quiet=len(SPECIAL)
+    )
+
+
+def _fitting(kind: Quantisation, columns: int) -> Quantisation:
+    """What llama-quantize falls back to where a row is not made of whole blocks of 256."""
+    return "Q8_0" if kind.endswith("_K") and columns % 256 else kind
+
+
+def _data(tensor: _Tensor, bits: np.random.PCG64) -> NDArray[np.uint8]:
+    """The bytes of a tensor; only raw bits are drawn, which are the same in every numpy."""
+    if not tensor.rows:
+        return np.full(tensor.columns, tensor.value, "<f4").view(np.uint8)
+    deviation = np.full((tensor.rows, 1), tensor.value, np.float32)
+    deviation[tensor.rows - tensor.quiet :] /= 20
+    if tensor.kind in ("F32", "F16", "BF16"):
+        return _floats(tensor, bits, deviation)
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[tensor.kind]]
+    blocks = tensor.columns // block
+    data = _bytes(bits, tensor.nbytes).reshape(tensor.rows, blocks, size)
+    _scale(data, tensor.kind, deviation)
+    return data.reshape(-1)
+
+
+def _bytes(bits: np.random.PCG64, count: int) -> NDArray[np.uint8]:
+    return (
+        bits.random_raw(-(-count // 8)).astype("<u8", copy=False).view(np.uint8)[:count]
+    )
+
+
+def _floats(
+    tensor: _Tensor, bits: np.random.PCG64, deviation: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Evenly distributed values with this standard deviation."""
+    drawn = _bytes(bits, 2 * tensor.rows * tensor.columns).view("<i2")
+    unit = np.float32(3**0.5 / 2**15)
+    values = drawn.reshape(tensor.rows, -1).astype("<f4") * (deviation * unit)
+    if tensor.kind == "BF16":
+        return (values.view("<u4") >> 16).astype("<u2").reshape(-1).view(np.uint8)
+    return (
+        values.astype("<f2" if tensor.kind == "F16" else "<f4")
+        .reshape(-1)
+        .view(np.uint8)
+    )
+
+
+def _scale(
+    data: NDArray[np.uint8], kind: Quantisation, deviation: NDArray[np.float32]
+) -> None:
+    """Put scales into blocks of random bytes ``(rows, blocks, bytes)``; see ggml-common.h.
+
+    The quanta of most types have a mean of their own, hence a random sign for each block: the
+    lowest bit of the byte in which the scale will be.
+    """
+    at, unit = {
+        "Q4_0": (0, 4.61),
+        "Q8_0": (0, 73.9),
+        "Q4_K": (0, 4.61),
+        "Q6_K": (208, 18.5),
     }[kind]
-    # a sign for each block, since the quanta of Q4_0 have a mean of their own
-    signs = draw.choice(np.array([-1, 1], np.float32), (blocks, 1))
-    scales = signs * np.array([1, 7.5][:head], np.float32) * np.float32(deviation / unit)
-    data = np.empty((blocks, 2 * head + quanta), np.uint8)
-    data[:, : 2 * head] = scales.astype(np.float16).view(np.uint8)
-    data[:, 2 * head :] = np.frombuffer(draw.bytes(blocks * quanta), np.uint8).reshape(blocks, -1)
-    return data.reshape(rows, -1)
+    signs = np.where(data[..., at] & 1, np.float32(1), np.float32(-1))
+    scale = signs * deviation / np.float32(unit)
+    if kind == "Q4_K":
+        data[..., 2:4] = _halves(scale * np.float32(7.5 / 32))
+        scale /= 32
+        data[..., 4:12], data[..., 12:16] = (
+            160,
+            0,
+        )  # each scale and each minimum of 6 bits is 32
+    elif kind == "Q6_K":
+        data[..., 192:208] = 1
+    data[..., at : at + 2] = _halves(scale)
+
+
+def _halves(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    halves: NDArray[np.float16] = values.astype("<f2")
+    return halves[..., None].view(np.uint8)
