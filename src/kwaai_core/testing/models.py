@@ -30,8 +30,8 @@ Quantisation = Literal["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"]
 class Shape:
     """The hyper-parameters of a model; ``tied``: the embedding is the output matrix too.
 
-    A gemma is always tied. ``embedding`` and ``feed_forward`` must be multiples of 32, and ``embedding`` one of
-    ``heads``.
+    A gemma is always tied. ``embedding`` and ``feed_forward`` must be multiples of 32, and
+    ``embedding`` one of ``heads``.
     """
 
     architecture: Literal["llama", "qwen2", "qwen3", "gemma2", "gemma3"] = "llama"
@@ -98,9 +98,7 @@ def write_random_model(
     for tensor in tensors:
         dimensions = [tensor.rows, tensor.columns] if tensor.rows else [tensor.columns]
         kind = GGMLQuantizationType[tensor.kind]
-        writer.add_tensor_info(
-            tensor.name, dimensions, np.dtype("f4"), tensor.nbytes, kind
-        )
+        writer.add_tensor_info(tensor.name, dimensions, np.dtype("f4"), tensor.nbytes, kind)
     part = path.with_name(f"{path.name}.part")  # who finds `path` finds all of it
     writer.write_header_to_file(part)
     writer.write_kv_data_to_file()
@@ -112,12 +110,8 @@ def write_random_model(
     return part.replace(path)
 
 
-def _describe(
-    writer: GGUFWriter, shape: Shape, name: str, quantisation: Quantisation
-) -> None:
-    writer.add_name(
-        name or f"random {shape.architecture} {shape.blocks}x{shape.embedding}"
-    )
+def _describe(writer: GGUFWriter, shape: Shape, name: str, quantisation: Quantisation) -> None:
+    writer.add_name(name or f"random {shape.architecture} {shape.blocks}x{shape.embedding}")
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.embedding)
     writer.add_block_count(shape.blocks)
@@ -189,17 +183,13 @@ def _matrix(name: str, rows: int, columns: int, kind: Quantisation) -> _Tensor:
     return _Tensor(name, rows, columns, _fitting(kind, columns), 2 * columns**-0.5)
 
 
-def _embedding(
-    name: str, shape: Shape, kind: Quantisation, deviation: float
-) -> _Tensor:
+def _embedding(name: str, shape: Shape, kind: Quantisation, deviation: float) -> _Tensor:
     # as llama-quantize does it: more bits than elsewhere. The special tokens' rows are small, so
     # that greedy text does not end by chance.
     kind = "Q6_K" if kind.startswith("Q4") else kind
     kind = _fitting(kind, shape.embedding)
     rows = shape.vocabulary
-    return _Tensor(
-        f"{name}.weight", rows, shape.embedding, kind, deviation, quiet=len(SPECIAL)
-    )
+    return _Tensor(f"{name}.weight", rows, shape.embedding, kind, deviation, quiet=len(SPECIAL))
 
 
 def _fitting(kind: Quantisation, columns: int) -> Quantisation:
@@ -210,7 +200,7 @@ def _fitting(kind: Quantisation, columns: int) -> Quantisation:
 def _data(tensor: _Tensor, bits: np.random.PCG64) -> NDArray[np.uint8]:
     """The bytes of a tensor; only raw bits are drawn, which are the same in every numpy."""
     if not tensor.rows:
-        return np.full(tensor.columns, tensor.value, "<f4").view(np.uint8)
+        return np.full(tensor.columns, tensor.value, np.float32).view(np.uint8)
     deviation = np.full((tensor.rows, 1), tensor.value, np.float32)
     deviation[tensor.rows - tensor.quiet :] /= 20
     if tensor.kind in ("F32", "F16", "BF16"):
@@ -223,55 +213,42 @@ def _data(tensor: _Tensor, bits: np.random.PCG64) -> NDArray[np.uint8]:
 
 
 def _bytes(bits: np.random.PCG64, count: int) -> NDArray[np.uint8]:
-    return (
-        bits.random_raw(-(-count // 8)).astype("<u8", copy=False).view(np.uint8)[:count]
-    )
+    drawn: NDArray[np.uint64] = bits.random_raw(-(-count // 8))
+    return drawn.view(np.uint8)[:count]
 
 
 def _floats(
     tensor: _Tensor, bits: np.random.PCG64, deviation: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
     """Evenly distributed values with this standard deviation."""
-    drawn = _bytes(bits, 2 * tensor.rows * tensor.columns).view("<i2")
+    drawn = _bytes(bits, 2 * tensor.rows * tensor.columns).view(np.int16)
     unit = np.float32(3**0.5 / 2**15)
-    values = drawn.reshape(tensor.rows, -1).astype("<f4") * (deviation * unit)
+    values = drawn.reshape(tensor.rows, -1).astype(np.float32) * (deviation * unit)
     if tensor.kind == "BF16":
-        return (values.view("<u4") >> 16).astype("<u2").reshape(-1).view(np.uint8)
-    return (
-        values.astype("<f2" if tensor.kind == "F16" else "<f4")
-        .reshape(-1)
-        .view(np.uint8)
-    )
+        return (values.view(np.uint32) >> 16).astype(np.uint16).reshape(-1).view(np.uint8)
+    if tensor.kind == "F16":
+        return values.astype(np.float16).reshape(-1).view(np.uint8)
+    return values.reshape(-1).view(np.uint8)
 
 
-def _scale(
-    data: NDArray[np.uint8], kind: Quantisation, deviation: NDArray[np.float32]
-) -> None:
+def _scale(data: NDArray[np.uint8], kind: Quantisation, deviation: NDArray[np.float32]) -> None:
     """Put scales into blocks of random bytes ``(rows, blocks, bytes)``; see ggml-common.h.
 
     The quanta of most types have a mean of their own, hence a random sign for each block: the
     lowest bit of the byte in which the scale will be.
     """
-    at, unit = {
-        "Q4_0": (0, 4.61),
-        "Q8_0": (0, 73.9),
-        "Q4_K": (0, 4.61),
-        "Q6_K": (208, 18.5),
-    }[kind]
+    at, unit = {"Q4_0": (0, 4.61), "Q8_0": (0, 73.9), "Q4_K": (0, 4.61), "Q6_K": (208, 18.5)}[kind]
     signs = np.where(data[..., at] & 1, np.float32(1), np.float32(-1))
     scale = signs * deviation / np.float32(unit)
     if kind == "Q4_K":
         data[..., 2:4] = _halves(scale * np.float32(7.5 / 32))
         scale /= 32
-        data[..., 4:12], data[..., 12:16] = (
-            160,
-            0,
-        )  # each scale and each minimum of 6 bits is 32
+        data[..., 4:12], data[..., 12:16] = 160, 0  # 6 bits each: all scales and minima are 32
     elif kind == "Q6_K":
         data[..., 192:208] = 1
     data[..., at : at + 2] = _halves(scale)
 
 
 def _halves(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    halves: NDArray[np.float16] = values.astype("<f2")
+    halves: NDArray[np.float16] = values.astype(np.float16)
     return halves[..., None].view(np.uint8)

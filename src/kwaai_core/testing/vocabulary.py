@@ -22,9 +22,7 @@ _SPACE = "Ġ"  # how byte-level BPE writes it
 def add_vocabulary(writer: GGUFWriter, size: int) -> None:
     """Add a vocabulary of ``size`` tokens, at least 259 of them, and the chat template."""
     if size < 256 + len(SPECIAL):
-        raise ValueError(
-            f"a vocabulary of {size} tokens cannot hold the 256 bytes and {SPECIAL}"
-        )
+        raise ValueError(f"a vocabulary of {size} tokens cannot hold the 256 bytes and {SPECIAL}")
     merges = list(islice(_merges(), size - 256 - len(SPECIAL)))
     if len(merges) < size - 256 - len(SPECIAL):
         raise ValueError(f"there are not enough syllables for {size} tokens")
