@@ -131,7 +131,7 @@ class Generate:
             while end is None:
                 written = events.written
                 # One deadline for many tokens, as one for each would cost 9 us. It ends a wait
-                # for the executor, and never a write: see server.py.
+                # for the executor, and never a write: see connection.py.
                 with trio.move_on_after(self._ping_seconds):
                     end = await _pump(batches, chunks, events)
                 if end is None and events.written == written:
@@ -214,6 +214,7 @@ class _Events:
     async def end(self, body: bytes) -> None:
         if not self.written:
             body = await self._begin(body)
+        self.written += 1
         self.ended = True
         await self._send({"type": "http.response.body", "body": body})
 

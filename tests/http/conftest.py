@@ -58,6 +58,7 @@ class PlayedExecutor:
     def __init__(self, script: Sequence[Step] = (Delta("Hel", 1), Delta("lo", 1), LAST)) -> None:
         self.script = script
         self.entering: Step | None = None
+        self.leaving: Exception | None = None
         self.is_ready = True
         self.plain = False
         self.models_error: Exception | None = None
@@ -94,6 +95,8 @@ class PlayedExecutor:
             played.entered.set()
             script = _Script(self.script, played)
             yield _Plain(script) if self.plain else script
+            if self.leaving is not None:
+                raise self.leaving
         finally:
             played.left.set()
 

@@ -153,6 +153,17 @@ async def test_a_stream_that_just_ends_is_a_failure(served: Served) -> None:
     assert b"[DONE]" not in tail
 
 
+async def test_a_failure_after_the_end_is_logged_and_no_more(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    served.executor.leaving = WorkerLost("could not tidy up")
+    assert (await streamed(served))[-1] == "[DONE]"
+    await served.executor.plays[0].left.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert "could not tidy up" in caplog.text
+    assert "bug" not in caplog.text
+
+
 async def test_pings_while_there_is_nothing_to_say(node: FakeNode, tmp_path: Path) -> None:
     before, between = trio.Event(), trio.Event()
     node.executor.script = [before, Delta("Hel"), between, LAST]
@@ -240,6 +251,7 @@ async def test_a_client_that_leaves_with_its_next_request_under_way_leaves_nothi
         request = post(CHAT, chat_body(stream=True))
         await client.send_all(request + request)
         await read_until(client, b"Hel")
+        await client.send_all(request)
         await client.aclose()
         pause.set()
         await node.executor.plays[0].left.wait()
@@ -344,6 +356,21 @@ async def test_stopping_ends_what_does_not_finish_with_an_error(
     assert b"no_peer_available" in tail
     assert (b" 503 " in tail) is not begun
     assert b"[DONE]" not in tail
+
+
+async def test_stopping_leaves_no_chunk_half_sent(node: FakeNode, tmp_path: Path) -> None:
+    node.executor.script = [Delta("x" * 2**24), trio.Event()]
+    async with (
+        serving(node, tmp_path, grace_seconds=0.0) as served,
+        await served.connect() as client,
+    ):
+        await client.send_all(post(CHAT, chat_body(stream=True)))
+        await read_until(client, b"xxx")
+        served.stop.set()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        tail = await read_all(client)
+    assert b"no_peer_available" in tail
+    assert tail.endswith(b"\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize("graceful", [True, False])

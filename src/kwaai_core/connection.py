@@ -1,0 +1,184 @@
+"""One client's connection, in HTTP/1.1.
+
+hypercorn parses HTTP and speaks ASGI. What carries its bytes is here, because hypercorn's own
+lets one client do harm to all others: an HTTP/2 frame that it does not expect ends the server, and
+a client that stops reading can never be made to leave (both seen in hypercorn 0.18).
+"""
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+import h11
+import trio
+from hypercorn import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.worker_context import EventWrapper, TrioSingleTask, WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+from hypercorn.utils import parse_socket_addr
+
+from kwaai_core.errors import RequestError
+from kwaai_core.replies import error_reply
+from kwaai_core.security import new_request_id, request_id_header
+
+_STALL = 60.0  # seconds in which a client has to take what is sent to it
+_MAX_READ = 2**16
+_CLOSE = (b"connection", b"close")
+
+
+class Connection:
+    """One client: bytes between its socket and hypercorn's HTTP/1.1."""
+
+    def __init__(
+        self, app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._context = context
+        self._stream = stream
+        self._whole = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._sending = trio.Lock()
+        self._stalled = trio.CancelScope()  # of the one that has the lock
+        self._idle = TrioSingleTask()
+
+    def abort(self) -> None:
+        """End it now, whatever it is doing."""
+        self._whole.cancel()
+        self._stalled.cancel()
+
+    async def run(self) -> None:
+        """Serve requests until the client leaves, is idle for too long, or breaks the protocol."""
+        raw = self._stream.socket
+        with suppress(OSError), self._whole:
+            async with TaskGroup() as self._tasks:
+                self._protocol = _Http11(
+                    self._app,
+                    self._config,
+                    self._context,
+                    self._tasks,
+                    ConnectionState({}),
+                    False,
+                    parse_socket_addr(raw.family, raw.getpeername()),
+                    parse_socket_addr(raw.family, raw.getsockname()),
+                    self._send,
+                )
+                self._protocol.can_read = _Turn(raw, self._reading.cancel)
+                await self._idle.restart(self._tasks, self._expire)
+                await self._read()
+
+    async def _read(self) -> None:
+        data = b"?"
+        with self._reading, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data:
+                data = bytes(await self._stream.receive_some(_MAX_READ))
+                await self._protocol.handle(RawData(data))
+        await self._idle.stop()
+        self._stalled.cancel()  # a send that waits for a client that has left
+        await self._protocol.handle(Closed())
+
+    async def _send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            await self._send_bytes(event.data)
+        elif isinstance(event, Closed):
+            await self._close()
+        elif isinstance(event, Updated):
+            if event.idle:
+                await self._idle.restart(self._tasks, self._expire)
+            else:
+                await self._idle.stop()
+
+    async def _send_bytes(self, data: bytes) -> None:
+        """Send all of it, though the caller be cancelled: half a chunk would garble the rest.
+
+        A client that keeps up has room in its socket's buffer, so one system call is all.
+        """
+        if not self._sending.locked():
+            try:
+                data = data[os.write(self._stream.socket.fileno(), data) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # it has left
+                await self._close()
+                return
+        if data:
+            await self._send_slowly(data)
+
+    async def _send_slowly(self, data: bytes) -> None:
+        deadline = trio.current_time() + _STALL
+        with trio.CancelScope(deadline=deadline, shield=True) as scope:
+            async with self._sending:
+                self._stalled = scope
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_all(data)
+                    return
+        await self._close()
+
+    async def _close(self) -> None:
+        self._reading.cancel()
+        await trio.aclose_forcefully(self._stream)
+        await self._protocol.handle(Closed())
+
+    async def _expire(self) -> None:
+        with trio.move_on_after(self._config.keep_alive_timeout):
+            await self._context.terminated.wait()
+        with trio.CancelScope(shield=True):
+            await self._close()
+
+
+class _Turn(EventWrapper):
+    """When the next request may be read. Whoever waits for it notices a client that leaves.
+
+    hypercorn reads nothing meanwhile, so it would not: not where a request offers an upgrade, as
+    some clients' every request does, and not where the next request is here already.
+    """
+
+    def __init__(self, raw: trio.socket.SocketType, leave: Callable[[], None]) -> None:
+        super().__init__()
+        self._raw = raw
+        self._leave = leave
+
+    async def wait(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            await super().wait()
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        with suppress(OSError):
+            if await self._raw.recv(1, socket.MSG_PEEK):
+                return  # the next request; nobody can see what is behind it
+        self._leave()
+
+
+class _Http11(H11Protocol):
+    """HTTP/1.1 and nothing else: no HTTP/2, no WebSocket, and JSON for what h11 refuses."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """hypercorn would change to HTTP/2 here."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        await super()._create_stream(
+            h11.Request(
+                method=request.method,
+                target=request.target,
+                headers=headers,
+                http_version=request.http_version,
+            )
+        )
+
+    async def _send_error_response(self, status_code: int) -> None:
+        what = "its headers are too large" if status_code == 431 else "it is not valid HTTP/1.1"
+        reply = error_reply(RequestError(f"the request was refused: {what}"), status_code)
+        headers = [*reply.raw_headers, request_id_header(new_request_id()), _CLOSE]
+        await self._send_h11_event(
+            h11.Response(
+                status_code=status_code, headers=headers + self.config.response_headers("h11")
+            )
+        )
+        await self._send_h11_event(h11.Data(data=bytes(reply.body)))
+        await self._send_h11_event(h11.EndOfMessage())
