@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rfc8785
 
+from kwaai_core.errors import ModelFileError
 from kwaai_core.gguf import GgufFile, Value, read_gguf
 
 Progress = Callable[[int, int], None]
@@ -41,9 +44,7 @@ def model_digest(file: GgufFile, progress: Progress = lambda done, total: None) 
     pairs = file.metadata.items()
     metadata = [_entry(k, v) for k, v in pairs if k == _ARCHITECTURE or k.startswith(prefix)]
     tokenizer = [
-        _entry(k, v)
-        for k, v in pairs
-        if k.startswith("tokenizer.") and not k.startswith(_TEMPLATE)
+        _entry(k, v) for k, v in pairs if k.startswith("tokenizer.") and not k.startswith(_TEMPLATE)
     ]
     template = file.metadata[_TEMPLATE].decode() if _TEMPLATE in file.metadata else b""
     document = {
@@ -91,18 +92,29 @@ def cached_digest(path: Path, cache: Path, progress: Progress = lambda done, tot
 
     Errors: :class:`ModelFileError`.
     """
-    facts = os.stat(path)
-    identity = f"{path.resolve()}\n{facts.st_size}\n{facts.st_mtime_ns}\n{facts.st_ino}"
-    place = cache / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
+    identity = _identity(path)
+    place = cache / f"{hashlib.sha256(identity).hexdigest()[:32]}.json"
     try:
-        known = json.loads(place.read_text())["digest"]
-        if isinstance(known, str) and len(known) == 64:
-            return known
+        known = json.loads(place.read_bytes())["digest"]
+        if re.fullmatch("[0-9a-f]{64}", known):
+            return str(known)
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there, or damaged: it is computed again
     digest = model_digest(read_gguf(path), progress)
+    if _identity(path) != identity:
+        raise ModelFileError(f"{path} was changed while it was read: try again")
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = place.with_suffix(f".{os.getpid()}.part")
+    part = place.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
     part.write_text(json.dumps({"digest": digest, "path": str(path)}))
     part.replace(place)
     return digest
+
+
+def _identity(path: Path) -> bytes:
+    """What changes when a file is another; a path need not be UTF-8."""
+    try:
+        facts = os.stat(path)
+        real = os.fsencode(path.resolve())
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero in it
+        raise ModelFileError(f"{path} cannot be read as a model: {error}") from None
+    return real + f"\n{facts.st_size}\n{facts.st_mtime_ns}\n{facts.st_ino}".encode()
