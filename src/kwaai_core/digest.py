@@ -43,9 +43,7 @@ def model_digest(file: GgufFile, progress: Progress = lambda done, total: None) 
     prefix = f"{file.architecture}."
     pairs = file.metadata.items()
     metadata = [_entry(k, v) for k, v in pairs if k == _ARCHITECTURE or k.startswith(prefix)]
-    tokenizer = [
-        _entry(k, v) for k, v in pairs if k.startswith("tokenizer.") and not k.startswith(_TEMPLATE)
-    ]
+    tokenizer = [_entry(k, v) for k, v in pairs if k.startswith("tokenizer.") and k != _TEMPLATE]
     template = file.metadata[_TEMPLATE].decode() if _TEMPLATE in file.metadata else b""
     document = {
         "tensors": sorted(tensors),

@@ -327,6 +327,9 @@ class _Reader:
             raise self.fail("it does not say its general.architecture, or not in plain ASCII")
         if file.integer("split.count", 1) > 1:
             raise self.fail("it is one part of several: merge them with llama-gguf-split --merge")
+        template = file.metadata.get("tokenizer.chat_template")
+        if template is not None and (template.type != "string" or template.array):
+            raise self.fail("its tokenizer.chat_template is not a string")
         for what in ("block_count", "embedding_length", "context_length"):
             key = f"{named}.{what}"
             value = file.metadata.get(key)
