@@ -86,10 +86,15 @@ class Connection:
         elif isinstance(event, Closed):
             await self._close()
         elif isinstance(event, Updated):
-            if event.idle:
-                await self._idle.restart(self._tasks, self._expire)
-            else:
-                await self._idle.stop()
+            # The end of an answer looks to its task like a client that left, and cancels it: here.
+            with trio.CancelScope(shield=True):
+                await self._be_idle(event.idle)
+
+    async def _be_idle(self, idle: bool) -> None:
+        if idle:
+            await self._idle.restart(self._tasks, self._expire)
+        else:
+            await self._idle.stop()
 
     async def _send_bytes(self, data: bytes) -> None:
         """Send all of it, though the caller be cancelled: half a chunk would garble the rest.

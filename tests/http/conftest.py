@@ -95,10 +95,10 @@ class PlayedExecutor:
             played.entered.set()
             script = _Script(self.script, played)
             yield _Plain(script) if self.plain else script
-            if self.leaving is not None:
-                raise self.leaving
         finally:
             played.left.set()
+            if self.leaving is not None:
+                raise self.leaving
 
 
 class _Script(trio.abc.ReceiveChannel[Delta]):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from kwaai_core.app import build_app
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError
 from kwaai_core.server import _listen, _Server, serve
 
-from .conftest import FakeNode, serving
+from .conftest import FakeNode, chat_body, post, read_until, serving
 
 
 def settings(port: int = 0, host: str = "127.0.0.1") -> ServerSettings:
@@ -122,6 +123,22 @@ async def test_an_idle_connection_does_not_hold_the_node(node: FakeNode, tmp_pat
         with trio.fail_after(3):  # it would be let go after 5 seconds anyway
             await served.ended.wait()
         assert await idle.receive_some(1) == b""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_connection_is_idle_again_after_an_answer(
+    node: FakeNode, tmp_path: Path, stream: bool
+) -> None:
+    async with (
+        serving(node, tmp_path, grace_seconds=600) as served,
+        await served.connect() as client,
+    ):
+        await client.send_all(post("/v1/chat/completions", chat_body(stream=stream)))
+        await read_until(client, b"[DONE]" if stream else b"}]}}")
+        await trio.testing.wait_all_tasks_blocked()
+        served.stop.set()
+        with trio.fail_after(3):
+            await served.ended.wait()
 
 
 async def test_a_connection_that_meets_a_bug_is_dropped_alone(
