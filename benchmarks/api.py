@@ -72,7 +72,11 @@ class Node:
 
     def run(self, prompts: Sequence[str], length: int) -> Run:
         """Greedily ``length`` tokens for each prompt, all requests at once."""
-        got = stream_all(self.address, [self._body(prompt, length) for prompt in prompts])
+        try:
+            got = stream_all(self.address, [self._body(prompt, length) for prompt in prompts])
+        except OSError as error:
+            said = f"exit code {self._process.poll()}:\n{self._log.read_text()}"
+            raise SystemExit(f"the node is gone: {error}; {said}") from error
         if any(completion.cached_tokens > FEW for completion in got):
             raise SystemExit("a fresh prompt came from the node's cache: that is no comparison")
         if not all(completion.arrivals for completion in got):

@@ -185,7 +185,7 @@ def _reference(twin: Plain, mode: Mode, prompts: Sequence[str], length: int) -> 
 def _memory(model: ModelFile, mode: Mode) -> Resident:
     with Plain(_settings(model, mode)) as plain:
         prompts = _prompts(plain, "decode_8", seed=3)
-        long = _prompts(plain, "prefill", seed=3)
+        long = _prompts(plain, "prefill", seed=50)
         plain.run(long, 1)
         plain.run(prompts, 4)
         alone = resident_together(plain.pids)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+from kwaai_core.testing.models import QWEN2_0_5B, QWEN2_1_5B, write_random_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,7 @@ class ModelFile:
     registered: Path | None
 
 
+SHAPES = {"qwen2-0.5b": QWEN2_0_5B, "qwen2-1.5b": QWEN2_1_5B}
 NAMES = ("qwen2-0.5b", "qwen2-1.5b", "smollm2", "gemma3-270m")
 
 
@@ -32,6 +34,13 @@ def model_file(name: str) -> ModelFile:
         return ModelFile(name, path, None)
     path = _gemma3() if name == "gemma3-270m" else _random(name)
     return ModelFile(name, path, path)
+
+
+def _random(name: str) -> Path:
+    if name not in SHAPES:
+        raise SystemExit(f"there is no model {name}: choose of {', '.join(NAMES)}, or name a file")
+    path = cache() / f"{name}-q4_k.gguf"
+    return path if path.exists() else write_random_model(path, SHAPES[name], quantisation="Q4_K")
 
 
 def _package(name: str) -> Path:
