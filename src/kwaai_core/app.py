@@ -16,12 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
-from kwaai_core.errors import (
-    KwaaiError,
-    LobeFailed,
-    ModelLoading,
-    ModelNotFound,
-)
+from kwaai_core.errors import KwaaiError, LobeFailed, ModelLoading, ModelNotFound
 from kwaai_core.replies import Json, error_reply, routing_reply
 from kwaai_core.roles import Host
 from kwaai_core.security import Door, Limits, allowed_hosts
@@ -50,11 +45,7 @@ class Served(Host, Protocol):
 
 
 def build_app(
-    node: Served,
-    settings: ServerSettings,
-    *,
-    local: bool = False,
-    calls: Calls | None = None,
+    node: Served, settings: ServerSettings, *, local: bool = False, calls: Calls | None = None
 ) -> Starlette:
     """The app of a node; ``local`` is the one on the Unix socket.
 
@@ -94,10 +85,7 @@ async def _ready(node: Served, request: Request) -> Response:
     if node.ready():
         return Json({"status": "ready"})
     for status in node.statuses():
-        if status.role in ("executor", "router") and status.state in (
-            "failed",
-            "waiting",
-        ):
+        if status.role in ("executor", "router") and status.state in ("failed", "waiting"):
             raise LobeFailed(status.lobe, status.cause, retry_after=5)
     raise ModelLoading("no executor is ready yet: it is opening, or loads its model", retry_after=1)
 

@@ -141,12 +141,7 @@ class Generate:
 
     def _head(self, answer: Answer) -> Head:
         prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
-        return Head(
-            self._kind,
-            prefix + uuid.uuid4().hex,
-            answer.route.model.id,
-            int(time.time()),
-        )
+        return Head(self._kind, prefix + uuid.uuid4().hex, answer.route.model.id, int(time.time()))
 
 
 async def _pump(batches: "_Batches", chunks: Chunks, events: "_Events") -> "_End":

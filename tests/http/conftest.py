@@ -17,24 +17,10 @@ from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ModelNotFound
 from kwaai_core.roles import Route
 from kwaai_core.server import serve
-from kwaai_core.types import (
-    Delta,
-    GenerateRequest,
-    Hop,
-    Intent,
-    LobeStatus,
-    ModelCard,
-    Span,
-    Usage,
-)
+from kwaai_core.types import Delta, GenerateRequest, Hop, Intent, LobeStatus, ModelCard, Span, Usage
 
 CARD = ModelCard(
-    "tiny/model",
-    digest="ab" * 32,
-    architecture="llama",
-    blocks=4,
-    context_length=64,
-    created=7,
+    "tiny/model", digest="ab" * 32, architecture="llama", blocks=4, context_length=64, created=7
 )
 LAST = Delta("", finish="stop", usage=Usage(11, 3, 2))
 
@@ -171,9 +157,7 @@ class FakeNode:
         self.executor = PlayedExecutor()
         self.router: Any = OneRouter(self.executor)
         self.routes: Sequence[tuple[str, Sequence[Any]]] = ()
-        self.lobes: list[LobeStatus] = [
-            LobeStatus("fake", "0.1.0", "executor", "fake", "ready"),
-        ]
+        self.lobes: list[LobeStatus] = [LobeStatus("fake", "0.1.0", "executor", "fake", "ready")]
         self.identity = self.transport = self.trust = self.settlement = self.embedder = None
         self.catalogs: Sequence[Any] = ()
         self.stores: Sequence[Any] = ()
@@ -253,12 +237,7 @@ async def served(node: FakeNode, tmp_path: Path) -> AsyncIterator[Served]:
 @asynccontextmanager
 async def serving(node: FakeNode, state: Path, **settings: Any) -> AsyncIterator[Served]:
     """Serve a node on a free port until the block is left."""
-    defaults = {
-        "port": 0,
-        "max_body": 2**16,
-        "ping_seconds": 600.0,
-        "grace_seconds": 0.05,
-    }
+    defaults = {"port": 0, "max_body": 2**16, "ping_seconds": 600.0, "grace_seconds": 0.05}
     stop, ended, scope = trio.Event(), trio.Event(), trio.CancelScope()
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
@@ -305,13 +284,21 @@ def chat_body(**more: Any) -> dict[str, Any]:
 def post(path: str, body: Any, *headers: str) -> bytes:
     """A POST as raw bytes."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "host: localhost",
-        f"content-length: {len(data)}",
-        *headers,
-    ]
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {len(data)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + data
+
+
+def dechunked(answer: bytes) -> bytes:
+    """The body of an answer in chunks, every one of which is whole."""
+    rest, body = answer.partition(b"\r\n\r\n")[2], bytearray()
+    while True:
+        size, _, rest = rest.partition(b"\r\n")
+        length = int(size, 16)
+        assert rest[length : length + 2] == b"\r\n"
+        if length == 0:
+            return bytes(body)
+        body += rest[:length]
+        rest = rest[length + 2 :]
 
 
 def events(stream: str | bytes) -> list[Any]:

@@ -54,9 +54,7 @@ def usage_of(usage: Usage) -> dict[str, object]:
 
 def route_of(hops: Sequence[Hop]) -> dict[str, object]:
     """The ``kwaai`` of an answer: who computed which blocks."""
-    return {
-        "route": [{"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi} for hop in hops],
-    }
+    return {"route": [{"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi} for hop in hops]}
 
 
 def model(card: ModelCard) -> dict[str, object]:

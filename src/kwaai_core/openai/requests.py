@@ -100,8 +100,7 @@ def _call(
 ) -> Call:
     request = ChatRequest(
         intent=Intent(
-            model=fields.require("model", filled),
-            exact=fields.take("kwaai", _exact, None),
+            model=fields.require("model", filled), exact=fields.take("kwaai", _exact, None)
         ),
         prompt=prompt,
         sampling=_sampling(fields),
@@ -188,9 +187,7 @@ def _message(value: object, at: str) -> Message:
     fields = Fields(value, at)
     role = fields.require("role", _role)
     message = Message(
-        role=role,
-        content=fields.require("content", _content),
-        name=fields.take("name", text, None),
+        role=role, content=fields.require("content", _content), name=fields.take("name", text, None)
     )
     if role == "tool":
         fields.ignore("tool_call_id")
@@ -220,8 +217,7 @@ def _part(value: object, at: str) -> str:
     kind = fields.require("type", text)
     if kind != "text":
         raise UnsupportedParameter(
-            f"{at} is a part of type “{brief(kind)}”: this node takes only text",
-            param=at,
+            f"{at} is a part of type “{brief(kind)}”: this node takes only text", param=at
         )
     content = fields.require("text", text)
     fields.refuse_but({})
