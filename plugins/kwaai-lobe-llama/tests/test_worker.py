@@ -103,7 +103,7 @@ async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
         with pytest.raises(ContextLengthExceeded) as caught:
             await ask(worker, Job("x" * 600))
         assert (caught.value.prompt_tokens, caught.value.context_tokens) == (600, 512)
-        text, last = await ask(worker, Job("x" * 511, GREEDY))
+        _, last = await ask(worker, Job("x" * 511, GREEDY))
         assert last.finish == "length" and last.usage is not None
         assert last.usage.completion_tokens == 1
 

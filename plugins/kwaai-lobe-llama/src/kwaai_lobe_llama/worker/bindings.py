@@ -40,17 +40,17 @@ is set, and then 1, true; on every ABI of ours the low byte of a ``size_t`` is w
 ``bool``.
 """
 
-_LOG_LEVELS = {2: "info", 3: "warning", 4: "error"}
+_WARNING = 3
+_lines: list[str] = []
 
 
-@C.llama_log_callback
-def _on_log(level: int, text: bytes, _: object) -> None:
-    if level >= 3:  # warnings and errors
+def _keep_line(level: int, text: bytes, _: object) -> None:
+    if level >= _WARNING:
         del _lines[:-20]
         _lines.append(text.decode("utf-8", "replace").strip())
 
 
-_lines: list[str] = []
+_on_log = C.llama_log_callback(_keep_line)  # llama.cpp keeps the pointer, so this stays
 
 
 def capture_log() -> list[str]:

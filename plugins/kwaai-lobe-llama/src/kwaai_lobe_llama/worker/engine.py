@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.bindings import ABORT_WHEN_SET, KV_TYPES, C, capture_log
@@ -43,9 +43,9 @@ class Engine:
 
     def __init__(self, plan: Plan) -> None:
         self._log = capture_log()
-        self.plan = plan
         C.llama_backend_init()
         self.model = self._load(plan)
+        self.plan = plan = _within_nature(self.model, plan)
         self.context = self._open(plan)
         self.vocabulary = C.llama_model_get_vocab(self.model)
         self.n_vocab = C.llama_vocab_n_tokens(self.vocabulary)
@@ -57,7 +57,7 @@ class Engine:
         params = C.llama_model_default_params()
         params.n_gpu_layers = plan.gpu_layers
         params.use_extra_bufts = plan.repack
-        model = C.llama_model_load_from_file(plan.path.encode(), params)
+        model: C.llama_model_p = C.llama_model_load_from_file(plan.path.encode(), params)
         if not model:
             raise EngineError(f"llama.cpp cannot load {plan.path}: {self._why()}")
         return model
@@ -77,7 +77,7 @@ class Engine:
         self._abort = ctypes.create_string_buffer(2)
         params.abort_callback = ABORT_WHEN_SET
         params.abort_callback_data = ctypes.addressof(self._abort)
-        context = C.llama_init_from_model(self.model, params)
+        context: C.llama_context_p = C.llama_init_from_model(self.model, params)
         if not context:
             raise EngineError(
                 f"llama.cpp cannot make a context of {plan.streams} × {plan.context} tokens: "
@@ -99,9 +99,7 @@ class Engine:
         size = len(data) + 8
         while True:
             tokens = (C.llama_token * size)()
-            n = C.llama_tokenize(
-                self.vocabulary, data, len(data), tokens, size, True, special
-            )
+            n = C.llama_tokenize(self.vocabulary, data, len(data), tokens, size, True, special)
             if n >= 0:
                 return tokens[:n]
             size = -n
@@ -158,7 +156,11 @@ class Engine:
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer."""
-        return C.llama_vocab_is_eog(self.vocabulary, token)
+        return bool(C.llama_vocab_is_eog(self.vocabulary, token))
+
+    def forget(self) -> None:
+        """Empty all streams and fill their cells with zeros."""
+        C.llama_memory_clear(self.memory, True)
 
     def truncate(self, stream: int, length: int) -> bool:
         """Drop what a stream holds from ``length`` on; False where its past cannot be trusted.
@@ -170,6 +172,24 @@ class Engine:
             C.llama_memory_seq_rm(self.memory, stream, -1, -1)
             return length == 0
         return length == 0 or C.llama_memory_seq_pos_min(self.memory, stream) == 0
+
+
+def _within_nature(model: C.llama_model_p, plan: Plan) -> Plan:
+    """The plan as far as this kind of model allows; :class:`EngineError` where not at all.
+
+    A recurrent state cannot be cut back by a few tokens, so such a model has one stream, which
+    never carries a dummy row, and no exactness.
+    """
+    if C.llama_model_has_encoder(model) or C.llama_model_is_diffusion(model):
+        raise EngineError(f"{plan.path} is no model that continues a text, token by token")
+    if C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model):
+        if plan.exact:
+            raise EngineError(
+                f"{plan.path} keeps a recurrent state, which cannot be replayed in parts: it "
+                "cannot be exact; set [llama] exact = false"
+            )
+        return replace(plan, streams=1, max_rows=1)
+    return plan
 
 
 class _Batch:
@@ -202,8 +222,8 @@ class _Batch:
 
     def fill_run(self, tokens: Sequence[int], position: int, stream: int, output: bool) -> None:
         n = len(tokens)
-        self._tokens[:n] = tokens
-        self._positions[:n] = range(position, position + n)
+        self._tokens[:n] = list(tokens)
+        self._positions[:n] = list(range(position, position + n))
         self._streams[:n] = [stream] * n
         self._outputs[:n] = [0] * n
         self._outputs[n - 1] = output

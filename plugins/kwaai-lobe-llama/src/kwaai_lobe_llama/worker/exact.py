@@ -129,9 +129,7 @@ def _together(engine: Engine, prompts: Sequence[list[int]]) -> list[_Trace]:
     return traces
 
 
-def _replay(
-    engine: Engine, prompt: list[int], tokens: list[int], trace: _Trace
-) -> list[str]:
+def _replay(engine: Engine, prompt: list[int], tokens: list[int], trace: _Trace) -> list[str]:
     """Run the answer's tokens again, several rows a call, as a lost session is rebuilt."""
     engine.truncate(0, len(prompt))
     differences, done = [], 0
@@ -154,6 +152,8 @@ def pass_gate(
     ``key`` names the model and everything that decides its bits; results are kept under it in
     ``plan.gate_folder``. Raises :class:`NotExact` with the differences.
     """
+    if plan.streams < max(2, plan.min_rows):
+        raise NotExact("[llama] memory has room for one session only, and exactness needs two")
     known = _recall(plan, key)
     if known is not None:
         return open_engine(replace(plan, max_rows=known))

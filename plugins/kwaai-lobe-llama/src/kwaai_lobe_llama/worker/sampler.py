@@ -19,7 +19,7 @@ class Sampler:
 
     def sample(self, engine: Engine, row: int) -> int:
         """Draw a token from the logits of a row of the engine's last call."""
-        return C.llama_sampler_sample(self._chain, engine.context, row)
+        return int(C.llama_sampler_sample(self._chain, engine.context, row))
 
     def close(self) -> None:
         """Free the chain and its links."""

@@ -168,7 +168,9 @@ class Scheduler:
             if not free:
                 return
             session = self._waiting.popleft()
-            stream = max(free, key=lambda s: (self._reusable(s, session.prompt), -s.used, -s.number))
+            stream = max(
+                free, key=lambda s: (self._reusable(s, session.prompt), -s.used, -s.number)
+            )
             self._occupy(stream, session)
 
     def _occupy(self, stream: Stream, session: Session) -> None:
@@ -268,7 +270,9 @@ class Scheduler:
         stream = self._streams[number]
         if len(stream.tokens) >= self._plan.context:  # make room for one cell
             stream.tokens.pop()
-            stream.chunked = min(stream.chunked, len(stream.tokens) // self._plan.chunk * self._plan.chunk)
+            stream.chunked = min(
+                stream.chunked, len(stream.tokens) // self._plan.chunk * self._plan.chunk
+            )
             self._engine.truncate(number, len(stream.tokens))
         return Row(0, len(stream.tokens), number, output=False)
 

@@ -197,7 +197,7 @@ def _load(plan: Plan, outbox: Outbox) -> tuple[Engine, bytes]:
     else:
         engine = Engine(plan)
     engine.decode([Row(0, 0, 0)])  # reads the weights and starts the threads
-    engine.truncate(0, 0)
+    engine.forget()
     release_zero_pages()
     ready = {
         "fingerprint": fingerprint(description, engine.plan.max_rows),

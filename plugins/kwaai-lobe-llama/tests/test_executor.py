@@ -1,0 +1,229 @@
+"""The executor: models of the catalogs, in workers that are started, shared, and make room."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from kwaai_core import (
+    Busy,
+    GenerateRequest,
+    ModelCard,
+    ModelFileError,
+    ModelLoading,
+    ModelNotFound,
+    RequestError,
+    Sampling,
+    Span,
+    WorkerLost,
+)
+from kwaai_core.gguf import read_gguf
+from kwaai_lobe_llama.executor import LlamaExecutor, open_executor
+from kwaai_lobe_llama.planning import make_plan
+from kwaai_lobe_llama.settings import LlamaSettings
+
+GREEDY = Sampling(temperature=0)
+SMALL = LlamaSettings(threads=1, context=512, streams=2, queue=1, load="none")
+
+
+@dataclass
+class Files:
+    """A catalog of files, by id."""
+
+    paths: dict[str, Path]
+    fetched: list[str] = field(default_factory=list)
+
+    async def cards(self) -> Sequence[ModelCard]:
+        return [ModelCard(id_, digest=str(path)) for id_, path in self.paths.items()]
+
+    async def fetch(
+        self, card: ModelCard, *, span: Span | None = None, into: Path | None = None
+    ) -> Path:
+        self.fetched.append(card.id)
+        return self.paths[card.id]
+
+
+@dataclass
+class Host:
+    """As much of a host as the executor uses."""
+
+    catalogs: list[Files]
+    state: Path
+    configured: LlamaSettings
+
+    def settings(self, kind: type[Any]) -> Any:
+        assert isinstance(self.configured, kind)
+        return self.configured
+
+
+@asynccontextmanager
+async def executor(
+    state: Path, paths: dict[str, Path], settings: LlamaSettings = SMALL
+) -> AsyncIterator[LlamaExecutor]:
+    async with open_executor(Host([Files(paths)], state, settings)) as opened:  # type: ignore[arg-type]
+        assert isinstance(opened, LlamaExecutor)
+        yield opened
+
+
+async def ask(
+    executor: LlamaExecutor, id_: str, *, prompt: str = "abc", tokens: int = 6, exact: bool = False
+) -> str:
+    card = next(card for card in await executor.models() if card.id == id_)
+    request = GenerateRequest(card, prompt, GREEDY, (), tokens, exact or None)
+    async with executor.generate(request) as deltas:
+        return "".join([delta.text async for delta in deltas])
+
+
+def pids(executor: LlamaExecutor) -> list[int]:
+    return [worker["pid"] for worker in executor.describe()["workers"]]
+
+
+async def test_a_model_is_loaded_once_for_all_who_ask_at_once(tmp_path: Path, qwen2: Path) -> None:
+    settings = replace(SMALL, queue=9)
+    async with executor(tmp_path, {"q": qwen2}, settings) as llama:
+        assert not pids(llama)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask, llama, "q")
+        (pid,) = pids(llama)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_the_first_model_is_loaded_before_anybody_asks(tmp_path: Path, qwen2: Path) -> None:
+    async with executor(tmp_path, {"q": qwen2}, replace(SMALL, load="")) as llama:
+        with trio.fail_after(20):
+            while not llama.ready():
+                await trio.lowlevel.checkpoint()
+        assert len(pids(llama)) == 1
+
+
+async def test_a_killed_worker_fails_its_answers_and_the_next_request_has_a_new_one(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    async with executor(tmp_path, {"s": smollm2}) as llama:
+        text = await ask(llama, "s")
+        (first,) = pids(llama)
+        card = (await llama.models())[0]
+        with pytest.raises(WorkerLost):
+            async with llama.generate(GenerateRequest(card, "Once", GREEDY)) as deltas:
+                await deltas.receive()
+                os.kill(first, signal.SIGKILL)
+                while True:
+                    await deltas.receive()
+        assert await ask(llama, "s") == text
+        assert pids(llama) != [first]
+
+
+async def test_a_queue_that_is_full_refuses(tmp_path: Path, smollm2: Path) -> None:
+    async with executor(tmp_path, {"s": smollm2}) as llama:
+        await ask(llama, "s")
+        card = (await llama.models())[0]
+        request = GenerateRequest(card, "Once upon a time", GREEDY)
+        async with llama.generate(request), llama.generate(request), llama.generate(request):
+            with pytest.raises(Busy) as caught:
+                async with llama.generate(request):
+                    pass
+            assert caught.value.retry_after
+        assert await ask(llama, "s")
+
+
+async def test_an_idle_model_makes_room_for_another_and_a_busy_one_does_not(
+    tmp_path: Path, smollm2: Path, qwen2: Path
+) -> None:
+    needed = make_plan(
+        read_gguf(smollm2), "", SMALL, exact=False, memory=1 << 40, gate=tmp_path
+    ).memory
+    settings = replace(SMALL, memory=needed + (8 << 20))
+    async with executor(tmp_path, {"s": smollm2, "q": qwen2}, settings) as llama:
+        await ask(llama, "s")
+        card = (await llama.models())[0]
+        async with llama.generate(GenerateRequest(card, "Once", GREEDY)) as deltas:
+            await deltas.receive()
+            with pytest.raises(ModelLoading, match="does not fit beside"):
+                await ask(llama, "q")
+        await ask(llama, "q")
+        assert [w["model"] for w in llama.describe()["workers"]] == ["q"]
+
+
+async def test_exact_has_a_worker_of_its_own_beside_a_fast_one(tmp_path: Path, qwen2: Path) -> None:
+    async with executor(tmp_path, {"q": qwen2}) as llama:
+        await ask(llama, "q")
+        await ask(llama, "q", exact=True)
+        assert [w["exact"] for w in llama.describe()["workers"]] == [False, True]
+        await ask(llama, "q", exact=True)
+        assert len(pids(llama)) == 2
+
+
+async def test_exact_without_room_for_a_second_worker_names_the_setting(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    needed = make_plan(
+        read_gguf(smollm2), "", SMALL, exact=False, memory=1 << 40, gate=tmp_path
+    ).memory
+    async with executor(tmp_path, {"s": smollm2}, replace(SMALL, memory=needed * 3 // 2)) as llama:
+        await ask(llama, "s")
+        with pytest.raises(RequestError, match="set .llama. exact = true") as caught:
+            await ask(llama, "s", exact=True)
+        assert caught.value.param == "kwaai.exact"
+        assert await ask(llama, "s")
+
+
+async def test_an_exact_worker_serves_everybody(tmp_path: Path, qwen2: Path) -> None:
+    async with executor(tmp_path, {"q": qwen2}, replace(SMALL, exact=True)) as llama:
+        await ask(llama, "q")
+        await ask(llama, "q", exact=True)
+        assert len(pids(llama)) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"qwen2", b"qwenX", "architecture"),
+        (b"GGUF", b"GGML", "does not begin with GGUF"),
+        (b"blk.1.ffn_up.weight", b"blk.1.ffn_xx.weight", "ffn_up"),
+    ],
+)
+async def test_a_bad_file_is_refused_and_costs_nobody_else(
+    tmp_path: Path, qwen2: Path, old: bytes, new: bytes, words: str
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(qwen2.read_bytes().replace(old, new))
+    async with executor(tmp_path, {"bad": bad, "q": qwen2}) as llama:
+        with pytest.raises(ModelFileError, match=words):
+            await ask(llama, "bad")
+        assert await ask(llama, "q")
+        with pytest.raises(ModelFileError, match=words):
+            await ask(llama, "bad")
+
+
+async def test_a_model_that_does_not_fit_is_refused_with_the_setting(
+    tmp_path: Path, qwen2: Path
+) -> None:
+    async with executor(tmp_path, {"q": qwen2}, replace(SMALL, memory=1 << 20)) as llama:
+        with pytest.raises(ModelFileError, match=r"set \[llama\] memory"):
+            await ask(llama, "q")
+
+
+async def test_a_card_that_no_catalog_has_is_not_found(tmp_path: Path, qwen2: Path) -> None:
+    async with executor(tmp_path, {"q": qwen2}) as llama:
+        with pytest.raises(ModelNotFound):
+            async with llama.generate(GenerateRequest(ModelCard("other", "d"), "x")):
+                pass
+
+
+async def test_a_caller_that_leaves_while_a_model_loads_disturbs_nobody(
+    tmp_path: Path, qwen2: Path
+) -> None:
+    async with executor(tmp_path, {"q": qwen2}) as llama:
+        with trio.move_on_after(0.05):
+            await ask(llama, "q")
+        assert await ask(llama, "q")
+        assert len(pids(llama)) == 1
