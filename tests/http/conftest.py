@@ -290,15 +290,15 @@ def post(path: str, body: Any, *headers: str) -> bytes:
 
 def dechunked(answer: bytes) -> bytes:
     """The body of an answer in chunks, every one of which is whole."""
-    rest, body = answer.partition(b"\r\n\r\n")[2], bytearray()
+    body, at = bytearray(), answer.index(b"\r\n\r\n") + 4
     while True:
-        size, _, rest = rest.partition(b"\r\n")
-        length = int(size, 16)
-        assert rest[length : length + 2] == b"\r\n"
-        if length == 0:
+        start = answer.index(b"\r\n", at) + 2
+        end = start + int(answer[at:start], 16)
+        assert answer[end : end + 2] == b"\r\n"
+        if start == end:
             return bytes(body)
-        body += rest[:length]
-        rest = rest[length + 2 :]
+        body += answer[start:end]
+        at = end + 2
 
 
 def events(stream: str | bytes) -> list[Any]:

@@ -1,5 +1,6 @@
 """The rules of a stream: its shape, its failures, and a client that leaves."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -278,11 +279,14 @@ async def test_a_slow_reader_holds_the_executor_back_and_can_leave(served: Serve
     assert played.sent <= seen + 1
 
 
-async def test_a_slow_reader_gets_every_byte(served: Served) -> None:
+@pytest.mark.parametrize("local", [True, False])
+async def test_a_slow_reader_gets_every_byte(served: Served, local: bool) -> None:
+    """A full Unix socket takes nothing of a chunk, a full TCP socket a part of it."""
     texts = [f"{i:09}" * 100 for i in range(10_000)]
     served.executor.script = [*map(Delta, texts), LAST]
     served.executor.plain = True
-    async with await served.connect() as client:
+    connect = partial(trio.open_unix_socket, served.socket) if local else served.connect
+    async with await connect() as client:
         await client.send_all(post(CHAT, chat_body(stream=True), "connection: close"))
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert served.executor.plays[0].sent < 10_000
