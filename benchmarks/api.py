@@ -50,11 +50,12 @@ class Node:
                 subprocess.run(command, env=environment, check=True, capture_output=True)
             self.address = ("127.0.0.1", free_port())
             started = time.perf_counter()
-            log = stack.enter_context((folder / "log").open("w+"))
+            self._log = folder / "log"
+            log = stack.enter_context(self._log.open("wb"))
             self._process = stack.enter_context(
                 _running(self.address[1], environment, log.fileno())
             )
-            wait_ready(self.address, self._process, folder / "log")
+            wait_ready(self.address, self._process, self._log)
             self.ready_s = time.perf_counter() - started
             self.model = self._model_id()
             self._stack = stack.pop_all()
