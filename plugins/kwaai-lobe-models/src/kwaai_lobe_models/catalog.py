@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,9 +11,8 @@ import trio
 from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
 from kwaai_core.digest import cached_digest
 from kwaai_lobe_models import ModelsSettings
-from kwaai_lobe_models.index import Entry, Index, describe
-
-log = logging.getLogger(__name__)
+from kwaai_lobe_models.folder import scan
+from kwaai_lobe_models.index import Entry, Index, offered
 
 
 @asynccontextmanager
@@ -23,22 +20,8 @@ async def open_catalog(host: Host) -> AsyncIterator[Catalog]:
     """The catalog; the files of a folder are hashed before it opens, once each."""
     folder = host.settings(ModelsSettings).folder
     cache = host.state / "digests"
-    found = await trio.to_thread.run_sync(_scan, Path(folder), cache) if folder else ()
+    found = await trio.to_thread.run_sync(scan, Path(folder), cache) if folder else ()
     yield Models(Index(host.state), found, cache)
-
-
-def _scan(folder: Path, cache: Path) -> tuple[Entry, ...]:
-    entries = []
-    for path in sorted(folder.expanduser().glob("*.gguf")):
-        try:
-            entries.append(describe(path, "", cache, _silent, int(time.time())))
-        except ModelFileError as error:
-            log.warning("left out: %s", error)
-    return tuple(entries)
-
-
-def _silent(done: int, total: int) -> None:
-    """Nobody watches."""
 
 
 class Models:
@@ -50,7 +33,7 @@ class Models:
         self._cache = cache
 
     def _entries(self) -> dict[str, Entry]:
-        return {entry.id: entry for entry in (*self._found, *self._index.entries())}
+        return {entry.id: entry for entry in offered(self._index.entries(), self._found)}
 
     async def cards(self) -> Sequence[ModelCard]:
         entries = self._entries().values()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar
+
+    from kwaai_core.digest import Progress
     from kwaai_lobe_models.index import Entry, Index
 
 
@@ -18,7 +23,7 @@ def models() -> None:
     """Keep the model files that this node offers."""
 
 
-def _folder() -> Path:
+def _state() -> Path:
     from kwaai_core.config import load_config
 
     return load_config().state / "lobes" / "models"
@@ -27,23 +32,57 @@ def _folder() -> Path:
 def _index() -> Index:
     from kwaai_lobe_models.index import Index
 
-    return Index(_folder())
+    return Index(_state())
+
+
+def _offered() -> Sequence[Entry]:
+    """What was added, and what is in the folder of the settings."""
+    from kwaai_core.config import load_config
+    from kwaai_lobe_models import ModelsSettings
+    from kwaai_lobe_models.folder import scan
+    from kwaai_lobe_models.index import offered
+
+    folder = load_config().table("models", ModelsSettings).folder
+    if not folder:
+        return _index().entries()
+    with contextlib.ExitStack() as bars:
+        found = scan(Path(folder), _state() / "digests", lambda path: _progress(bars, path))
+    return offered(_index().entries(), found)
+
+
+def _progress(bars: contextlib.ExitStack, path: Path) -> Progress:
+    """A bar on a terminal, from the first byte that is hashed; elsewhere nothing."""
+    bar: ProgressBar[int] | None = None
+    before = 0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal bar, before
+        if not sys.stderr.isatty():
+            return
+        if bar is None:
+            bars.close()  # of the file before
+            name = click.format_filename(path.name)
+            bar = bars.enter_context(click.progressbar(length=total, label=name, file=sys.stderr))
+        bar.update(done - before)
+        before = done
+
+    return progress
 
 
 @models.command()
 @click.option("--json", "as_json", is_flag=True, help="A JSON array of objects.")
 def ls(as_json: bool) -> None:
-    """List the models that were added."""
-    entries = _index().entries()
+    """List the models that were added, and those in the folder of the settings."""
+    entries = _offered()
     if as_json:
         click.echo(json.dumps([_facts(entry) for entry in entries], indent=2))
         return
     if not entries:
-        click.echo("no models were added: kwaai models add FILE")
+        click.echo("no models were added: kwaai models add FILE", err=True)
     for entry in entries:
         condition = "" if entry.condition() == "ready" else f"  {entry.condition()}"
-        size = f"{entry.size / 1e6:,.0f} MB"
-        click.echo(f"{entry.id:<36} {size:>10}  {entry.digest[:12]}  {entry.path}{condition}")
+        size, path = f"{entry.size / 1e6:,.1f} MB", click.format_filename(entry.path)
+        click.echo(f"{entry.id:<36} {size:>12}  {entry.digest[:12]}  {path}{condition}")
 
 
 @models.command()
@@ -52,18 +91,11 @@ def ls(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def add(file: Path, id_: str, as_json: bool) -> None:
     """Check FILE, a GGUF file, and offer it. It stays where it is."""
-    import time
-
     from kwaai_lobe_models.index import describe
 
-    with click.progressbar(length=1000, label="hashing", file=sys.stderr) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(done * 1000 // max(total, 1) - bar.pos)
-
-        path = file.expanduser().absolute()
-        entry = describe(path, id_, _folder() / "digests", progress, int(time.time()))
-        bar.update(1000 - bar.pos)
+    path = file.expanduser().absolute()
+    with contextlib.ExitStack() as bars:
+        entry = describe(path, id_, _state() / "digests", _progress(bars, path))
     _index().add(entry)
     click.echo(json.dumps(_facts(entry)) if as_json else f"{entry.id}  {entry.digest}")
 
@@ -73,7 +105,9 @@ def add(file: Path, id_: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(name: str, as_json: bool) -> None:
     """Show the model NAME, an id or the beginning of a digest."""
-    facts = _facts(_index().find(name))
+    from kwaai_lobe_models.index import find
+
+    facts = _facts(find(_offered(), name))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -85,7 +119,8 @@ def show(name: str, as_json: bool) -> None:
 def rm(name: str) -> None:
     """Offer the model NAME no longer. Its file is not touched."""
     entry = _index().remove(name)
-    click.echo(f"{entry.id} is no longer offered; {entry.path} is still there")
+    there = "is gone" if entry.condition() == "missing" else "is still there"
+    click.echo(f"{entry.id} is no longer offered; {click.format_filename(entry.path)} {there}")
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from kwaai_core import ConfigError, ModelCard, RequestError
 from kwaai_core.digest import Progress, cached_digest
@@ -23,7 +24,7 @@ Condition = Literal["ready", "missing", "changed"]
 class Entry:
     """One file: what it is, and how it was when that was found out.
 
-    ``mtime`` is in nanoseconds; ``added`` in seconds since 1970.
+    ``mtime`` is in nanoseconds; ``added``, when it was described, in seconds since 1970.
     """
 
     id: str
@@ -37,7 +38,17 @@ class Entry:
     inode: int
     added: int
 
+    @classmethod
+    def parse(cls, facts: Mapping[str, object]) -> Entry:
+        """An entry as the index has it. Errors: TypeError where it is anything else."""
+        entry = cls(**facts)  # type: ignore[arg-type]  # checked now
+        for name, kind in get_type_hints(cls).items():
+            if type(getattr(entry, name)) is not kind:
+                raise TypeError(f"{name} is {getattr(entry, name)!r}")
+        return entry
+
     def card(self) -> ModelCard:
+        """What the catalog says of it."""
         return ModelCard(
             id=self.id,
             digest=self.digest,
@@ -59,10 +70,15 @@ class Entry:
         return "ready" if same == (self.size, self.mtime, self.inode) else "changed"
 
 
-def describe(path: Path, id_: str, cache: Path, progress: Progress, now: int) -> Entry:
-    """Check a file and make its entry. Errors: :class:`ModelFileError`."""
+def describe(path: Path, id_: str, cache: Path, progress: Progress) -> Entry:
+    """Check a file and make its entry.
+
+    Errors: :class:`ModelFileError`; :class:`RequestError` for an id that nobody could type.
+    """
+    if id_ and not _ID.fullmatch(id_):
+        raise RequestError(f"{id_!r} cannot be an id: it may have letters, digits and . _ : / -")
     file = read_gguf(path)
-    facts = path.stat()
+    facts = os.stat(path)
     return Entry(
         id=id_ or natural_id(file),
         digest=cached_digest(path, cache, progress),
@@ -73,8 +89,11 @@ def describe(path: Path, id_: str, cache: Path, progress: Progress, now: int) ->
         size=facts.st_size,
         mtime=facts.st_mtime_ns,
         inode=facts.st_ino,
-        added=now,
+        added=int(time.time()),
     )
+
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
 
 
 def natural_id(file: GgufFile) -> str:
@@ -88,43 +107,54 @@ class Index:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = folder / "models.json"
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, ...] | None = None
         self._entries: tuple[Entry, ...] = ()
 
     def entries(self) -> Sequence[Entry]:
         """What is in the index now. Errors: :class:`ConfigError` where it cannot be read."""
         try:
             facts = self._file.stat()
-            if self._seen != (facts.st_mtime_ns, facts.st_ino):
-                document = json.loads(self._file.read_text())
-                self._entries = tuple(Entry(**entry) for entry in document["models"])
-                self._seen = (facts.st_mtime_ns, facts.st_ino)
+        except OSError:
+            self._seen = None  # reading says what is wrong, or that there is nothing
+            return self._read()
+        seen = (facts.st_mtime_ns, facts.st_ino, facts.st_size)
+        if self._seen != seen:
+            self._entries, self._seen = self._read(), seen
+        return self._entries
+
+    def _read(self) -> tuple[Entry, ...]:
+        try:
+            document = json.loads(self._file.read_bytes())
+            return tuple(Entry.parse(entry) for entry in document["models"])
         except FileNotFoundError:
-            self._entries, self._seen = (), None
+            return ()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{self._file} is damaged ({error}): move it away and add your models again"
             ) from None
-        return self._entries
 
     def find(self, name: str) -> Entry:
-        """The entry of an id, or of a digest's beginning of 6 characters and more."""
-        for entry in self.entries():
-            if entry.id == name or (len(name) >= 6 and entry.digest.startswith(name)):
-                return entry
-        ids = ", ".join(entry.id for entry in self.entries()) or "none"
-        raise RequestError(f"there is no model “{name}”; added are: {ids}")
+        """The entry of an id, or of a digest's beginning of 6 characters and more.
+
+        Errors: :class:`RequestError` where there is none, or more than one.
+        """
+        return find(self.entries(), name)
 
     def add(self, entry: Entry) -> None:
-        """Add an entry. Errors: :class:`RequestError` where its id or its digest is there."""
+        """Add an entry, in place of one of the same model whose file has gone or changed.
+
+        Errors: :class:`RequestError` where its id or its digest is there.
+        """
         with self._writing() as entries:
-            for other in entries:
-                if other.digest == entry.digest and other.condition() == "ready":
-                    raise RequestError(
-                        f"this model is there already, as {other.id} ({other.path}): "
-                        f"kwaai models rm {other.id}, to add it anew"
-                    )
-                if other.id == entry.id:
+            for other in list(entries):
+                if other.digest == entry.digest:
+                    if other.condition() == "ready":
+                        raise RequestError(
+                            f"this model is there already, as {other.id} ({other.path}): "
+                            f"kwaai models rm {other.id}, to add it anew"
+                        )
+                    entries.remove(other)  # it has moved
+                elif other.id == entry.id:
                     raise RequestError(
                         f"there is another model with the id {entry.id}: choose one with --id"
                     )
@@ -132,17 +162,26 @@ class Index:
 
     def remove(self, name: str) -> Entry:
         """Take an entry out; its file stays. Errors: :class:`RequestError`."""
-        entry = self.find(name)
         with self._writing() as entries:
+            entry = find(entries, name)
             entries[:] = [other for other in entries if other.id != entry.id]
         return entry
 
     @contextmanager
-    def _writing(self) -> Iterator[list[Entry]]:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self._folder / "lock", "w") as lock:
+    def _locked(self) -> Iterator[None]:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = open(self._folder / "lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise ConfigError(f"{self._folder} cannot be used: {error.strerror}") from None
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            entries = list(self.entries())
+            yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[list[Entry]]:
+        with self._locked():
+            entries = list(self._read())
             yield entries
             part = self._file.with_suffix(".part")
             document = {"models": [asdict(entry) for entry in entries]}
@@ -151,3 +190,25 @@ class Index:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self._file)
+
+
+def find(entries: Sequence[Entry], name: str) -> Entry:
+    """See :meth:`Index.find`."""
+    for entry in entries:
+        if entry.id == name:
+            return entry
+    found = [entry for entry in entries if len(name) >= 6 and entry.digest.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise RequestError(f"“{name}” could be {' or '.join(entry.id for entry in found)}")
+    ids = ", ".join(entry.id for entry in entries) or "none"
+    raise RequestError(f"there is no model “{name}”; added are: {ids}")
+
+
+def offered(added: Sequence[Entry], found: Sequence[Entry]) -> Sequence[Entry]:
+    """What was added, and of the files found in a folder those that are not the same again."""
+    ids = {entry.id for entry in added}
+    digests = {entry.digest for entry in added if entry.condition() == "ready"}
+    new = (entry for entry in found if entry.id not in ids and entry.digest not in digests)
+    return (*added, *new)
