@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 _SMALLEST = 16 << 20  # above a thread's stack, which its thread may be writing
 _STEP = 1 << 20
-_ZEROS = bytes(_STEP)
 
 
 def release_zero_pages() -> int:
@@ -23,13 +22,13 @@ def release_zero_pages() -> int:
     Call it where no other thread writes memory. Linux only; elsewhere it does nothing.
     """
     libc = ctypes.CDLL(None, use_errno=True)
+    zeros = ctypes.create_string_buffer(_STEP)
     released = 0
     for start, end in _anonymous():
         for at in range(start, end - _STEP + 1, _STEP):
-            if ctypes.string_at(at, _STEP) == _ZEROS:
-                address = ctypes.c_void_p(at)
-                if libc.madvise(address, ctypes.c_size_t(_STEP), mmap.MADV_DONTNEED) == 0:
-                    released += _STEP
+            address, size = ctypes.c_void_p(at), ctypes.c_size_t(_STEP)
+            if libc.memcmp(address, zeros, size) == 0:
+                released += _STEP * (libc.madvise(address, size, mmap.MADV_DONTNEED) == 0)
     return released
 
 

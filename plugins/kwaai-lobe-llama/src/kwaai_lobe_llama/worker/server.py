@@ -197,7 +197,9 @@ def _load(plan: Plan, outbox: Outbox) -> tuple[Engine, bytes]:
     else:
         engine = Engine(plan)
     engine.decode([Row(0, 0, 0)])  # reads the weights and starts the threads
-    engine.forget()
+    engine.truncate(0, 0)
+    if plan.exact:
+        engine.forget()  # what the gate left
     release_zero_pages()
     ready = {
         "fingerprint": fingerprint(description, engine.plan.max_rows),
