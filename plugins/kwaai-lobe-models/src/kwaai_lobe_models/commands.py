@@ -86,14 +86,14 @@ def ls(as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path())
 @click.option("--id", "id_", default="", help="What the API calls it; else from the file's name.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def add(file: Path, id_: str, as_json: bool) -> None:
+def add(file: str, id_: str, as_json: bool) -> None:
     """Check FILE, a GGUF file, and offer it. It stays where it is."""
     from kwaai_lobe_models.index import describe
 
-    path = file.expanduser().absolute()
+    path = Path(file).expanduser().absolute()
     with contextlib.ExitStack() as bars:
         entry = describe(path, id_, _state() / "digests", _progress(bars, path))
     _index().add(entry)
