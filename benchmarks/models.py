@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+
 from kwaai_core.testing.models import QWEN2_0_5B, QWEN2_1_5B, write_random_model
 
 

@@ -6,7 +6,6 @@ import signal
 
 import httpx
 import pytest
-
 from real_kwaai import Home
 
 SMOLLM2 = "smollm2-135m-instruct"
