@@ -10,6 +10,7 @@ import trio
 
 from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
 from kwaai_core.digest import cached_digest
+from kwaai_core.gguf import read_gguf
 from kwaai_lobe_models import ModelsSettings
 from kwaai_lobe_models.folder import scan
 from kwaai_lobe_models.index import Entry, Index, offered
@@ -54,7 +55,7 @@ class Models:
 
     def _check_again(self, entry: Entry) -> None:
         """A file that was only touched or moved back is still the same model."""
-        digest = cached_digest(Path(entry.path), self._cache)
+        digest = cached_digest(read_gguf(Path(entry.path)), self._cache)
         if digest != entry.digest:
             raise ModelFileError(
                 f"{entry.path} is no longer the model {entry.id} that was added: "

@@ -26,7 +26,7 @@ def scan(folder: Path, cache: Path, progress_of: ProgressOf | None = None) -> Se
     digests: dict[str, Entry] = {}
     for path in _files(folder.expanduser().absolute()):
         try:
-            entry = describe(path, "", cache, progress_of(path) if progress_of else _silent)
+            entry = describe(path, "", cache, progress_of(path) if progress_of else None)
         except ModelFileError as error:
             log.warning("left out: %s", error)
             continue
@@ -43,7 +43,3 @@ def _files(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".gguf")
     except OSError as error:
         raise ConfigError(f"[models] folder = {str(folder)!r}: {error.strerror}") from None
-
-
-def _silent(done: int, total: int) -> None:
-    """Nobody watches."""

