@@ -90,6 +90,8 @@ class Engine:
         for _ in range(100):
             number = str(draw.randrange(10**5, 10**6))  # so that no two begin alike
             text = f". {draw.choice(ASKS)} {draw.choice(TOPICS)}:\n"
+            if len(self.tokenize(number + text)) > length:  # a vocabulary of little more than bytes
+                text = ""
             while len(self.tokenize(number + text)) < length:
                 text = f" {draw.choice(WORDS)}{text}"
             if len(self.tokenize(number + text)) == length:
