@@ -36,12 +36,12 @@ def bundled_file() -> Path:
 @asynccontextmanager
 async def open_catalog(host: Host) -> AsyncIterator[Catalog]:
     """The catalog. Errors: :class:`ModelFileError` where the file is missing or another."""
-    path = bundled_file()
-    card = await trio.to_thread.run_sync(_card, path, host.state / "digests")
-    yield SmolLM2(card, path)
+    path, cache = bundled_file(), host.state / "digests"
+    yield SmolLM2(await trio.to_thread.run_sync(_card, path, cache), path, cache)
 
 
 def _card(path: Path, cache: Path) -> ModelCard:
+    """The card of the file, which is hashed where it changed since it last was."""
     file = read_gguf(path)
     digest = cached_digest(file, cache)
     if digest != DIGEST:
@@ -64,9 +64,10 @@ def _card(path: Path, cache: Path) -> ModelCard:
 class SmolLM2:
     """See :class:`kwaai_core.Catalog`."""
 
-    def __init__(self, card: ModelCard, path: Path) -> None:
+    def __init__(self, card: ModelCard, path: Path, cache: Path) -> None:
         self._card = card
         self._path = path
+        self._cache = cache
 
     async def cards(self) -> Sequence[ModelCard]:
         return [self._card]
@@ -76,4 +77,5 @@ class SmolLM2:
     ) -> Path:
         if card != self._card:
             raise ModelNotFound(card.id, [self._card.id])
+        await trio.to_thread.run_sync(_card, self._path, self._cache)  # pip may have replaced it
         return self._path
