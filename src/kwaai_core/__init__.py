@@ -60,4 +60,4 @@ __all__ = [
     "Offer", "Prompt", "RequestError", "RequestTooLarge", "RoleConflict", "RoleName", "Route",
     "Router", "Sampling", "Settlement", "Span", "Stream", "Transport", "TrustPolicy",
     "UnsupportedParameter", "UpstreamLost", "Usage", "WorkerLost", "hookimpl",
-]
+]  # fmt: skip

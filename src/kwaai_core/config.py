@@ -1,4 +1,4 @@
-"""``kwaai.toml`` and ``KWAAI_*`` to frozen settings: every value checked, and where it came from."""
+"""``kwaai.toml`` and ``KWAAI_*`` to frozen settings: each value checked, and its source known."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def default_file() -> Path:
     """The configuration file: ``KWAAI_CONFIG``, or the platform's place. It need not exist."""
     import platformdirs
 
-    return Path(os.environ.get("KWAAI_CONFIG") or platformdirs.user_config_path("kwaai") / "kwaai.toml")
+    return Path(
+        os.environ.get("KWAAI_CONFIG") or platformdirs.user_config_path("kwaai") / "kwaai.toml"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class RoleConflict(ConfigError):
         names = " and ".join(f"“{name}”" for name in sorted(lobes))
         super().__init__(
             f"the lobes {names} both offer the role {role}: choose one in kwaai.toml, "
-            f'under [roles], with the line: {role} = "{sorted(lobes)[0]}"'
+            f'under [roles], with the line: {role} = "{min(lobes)}"'
         )
 
 

@@ -135,8 +135,10 @@ def select(lobes: Iterable[Lobe], names: Sequence[str] | None) -> list[Lobe]:
     for name in names:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, 1, 0.5)
-            hint = f"did you mean “{near[0]}”?" if near else "installed are: " + (
-                ", ".join(by_name) or "none"
+            hint = (
+                f"did you mean “{near[0]}”?"
+                if near
+                else "installed are: " + (", ".join(by_name) or "none")
             )
             raise ConfigError(f"no lobe “{name}” is installed; {hint} (pip install kwaai-lobe-…)")
     return [by_name[name] for name in dict.fromkeys(names)]

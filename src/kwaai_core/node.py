@@ -195,7 +195,7 @@ async def open_node(config: Config, lobes: Sequence[Lobe]) -> AsyncIterator[Node
         async with AsyncExitStack() as stack:
             for role, lobe, offer in filled:
                 supervised = Supervised(lobe.name, offer)
-                host: Host = _LobeHost(node, lobe.name, offer, _ORDER[role])  # type: ignore[assignment]
+                host: Host = _LobeHost(node, lobe.name, offer, _ORDER[role])
                 await stack.enter_async_context(supervised.supervised(host))
                 node.filled.setdefault(role, []).append(supervised)
             node.routes += _routes(node)
@@ -210,7 +210,7 @@ def _routes(node: Node) -> Iterator[tuple[str, Sequence[BaseRoute]]]:
         offer = next(iter(lobe.offers.values()), CORE.offers[RoleName.ROUTER])
         try:
             yield lobe.name, hook(_LobeHost(node, lobe.name, offer, len(_ORDER)))
-        except Exception as error:  # a lobe is foreign code: without its routes the node goes on
+        except Exception as error:  # noqa: BLE001 - foreign code: the node goes on without its routes
             log.error("lobe %s: its routes are left out: %r", lobe.name, error)
 
 

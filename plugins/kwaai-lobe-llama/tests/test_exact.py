@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from conftest import OpenWorker, exact_plan
 from kwaai_core import Sampling
 from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.plan import Plan
@@ -22,6 +21,8 @@ from kwaai_lobe_llama.process import Worker
 from kwaai_lobe_llama.worker.engine import Engine
 from kwaai_lobe_llama.worker.exact import NotExact, check, pass_gate
 from kwaai_lobe_llama.worker.fingerprint import describe
+
+from .conftest import OpenWorker, exact_plan
 
 LENGTHS = (40, 300, 700)
 WORDS = (" river", " house", " water", " light")

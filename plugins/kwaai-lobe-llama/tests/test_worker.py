@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from conftest import OpenWorker
 from kwaai_core import (
     ContextLengthExceeded,
     Delta,
@@ -22,6 +21,8 @@ from kwaai_core import (
 from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
+
+from .conftest import OpenWorker
 
 GREEDY = Sampling(temperature=0)
 SKY = (Message("user", "Why is the sky blue?"),)

@@ -80,5 +80,5 @@ def _add_commands_of_lobes(group: click.Group) -> None:
             continue
         try:
             hook(group)
-        except Exception as error:  # a lobe is foreign code: without its commands kwaai goes on
+        except Exception as error:  # noqa: BLE001 - foreign code: kwaai goes on without its commands
             click.echo(f"lobe {lobe.name}: its commands are left out: {error!r}", err=True)

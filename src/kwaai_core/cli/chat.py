@@ -95,8 +95,9 @@ class _Dialogue:
         """Ask one question and print the answer."""
         self.messages.append({"role": "user", "content": prompt})
         started = time.monotonic()
-        text, facts = "", {}
-        for piece, facts in self._answer():
+        text = ""
+        facts: dict[str, Any] = {}
+        for piece, facts in self._answer():  # noqa: B007 - the last of them are wanted below
             text += piece
             if not as_json:
                 click.echo(piece, nl=False)
@@ -198,7 +199,7 @@ def _own_node(config: Config, lobes: list[Lobe]) -> Iterator[None]:
     def thread() -> None:
         try:
             trio.run(main)
-        except BaseException as error:  # for the thread that waits for this one
+        except BaseException as error:  # noqa: BLE001 - for the thread that waits for this one
             news.put(leaf(error))
 
     node = threading.Thread(target=thread, daemon=True)

@@ -111,5 +111,3 @@ def show(as_json: bool) -> None:
             click.echo(f"[{table}]")
         for key, (value, source) in keys.items():
             click.echo(f"{key} = {json.dumps(value)}  # {source}")
-
-

@@ -1,0 +1,1 @@
+"""What authors of lobes test with."""
