@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from kwaai_core.testing.vocabulary import CHAT_TEMPLATE, SPECIAL, add_vocabulary
 
 __all__ = [
-    "CHAT_TEMPLATE", "QWEN2_0_5B", "QWEN2_1_5B", "TINY", "TINY_QWEN2", "Quantisation", "Shape",
-    "write_random_model",
+    "CHAT_TEMPLATE", "QWEN2_0_5B", "QWEN2_1_5B", "TINY", "TINY_QWEN2", "Architecture",
+    "Quantisation", "Shape", "write_random_model",
 ]  # fmt: skip
 
+Architecture = Literal["llama", "qwen2", "qwen3", "gemma2", "gemma3"]
 Quantisation = Literal["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"]
 
 
@@ -34,7 +35,7 @@ class Shape:
     ``embedding`` one of ``heads``.
     """
 
-    architecture: Literal["llama", "qwen2", "qwen3", "gemma2", "gemma3"] = "llama"
+    architecture: Architecture = "llama"
     blocks: int = 3
     embedding: int = 256
     heads: int = 4
