@@ -1,21 +1,19 @@
-"""The model digest: its vectors, what it depends on and what not, and its cache."""
+"""The model digest: what `docs/reference/model-digest.md` says, and what it depends on."""
 
 from __future__ import annotations
 
 import base64
-import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kwaai_core.digest import cached_digest, model_digest
-from kwaai_core.errors import ModelFileError
+from kwaai_core.digest import model_digest
 from kwaai_core.gguf import read_gguf
 from kwaai_core.testing.models import Quantisation, Shape, write_random_model
 from tests.gguf.vectors import EVERYTHING, TENSORS, VECTORS, Fact, Vector, on_page, sha256
+from tests.gguf.writer import Model
 
 EVERY = VECTORS[1]
 Change = Callable[[Vector], Vector]
@@ -130,141 +128,22 @@ def test_quantisations_and_seeds_are_models_of_their_own(tmp_path: Path) -> None
     assert of("Q8_0", 0) == of("Q8_0", 0)
 
 
-def test_progress(tmp_path: Path) -> None:
-    path = write_random_model(tmp_path / "model.gguf", Shape(vocabulary=20_000))
-    file = read_gguf(path)
-    total = sum(tensor.nbytes for tensor in file.tensors)
-    seen: list[tuple[int, int]] = []
-    model_digest(file, lambda done, whole: seen.append((done, whole)))
-    done = [one for one, _ in seen]
-    assert {whole for _, whole in seen} == {total}
-    assert done == sorted(set(done))
-    assert done[-1] == total
-    assert len(done) > len(file.tensors), "large tensors are hashed in steps"
+def test_a_template_that_is_empty_is_none(tmp_path: Path) -> None:
+    none = with_fact("tokenizer.chat_template", None)(EVERY)
+    empty = with_fact("tokenizer.chat_template", b"")(EVERY)
+    assert digest(tmp_path, none) == digest(tmp_path, empty)
 
 
-def test_an_exception_of_progress_ends_it(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    def progress(done: int, total: int) -> None:
-        raise Stop
-
-    path = tmp_path / "model.gguf"
-    path.write_bytes(EVERY.file())
-    with pytest.raises(Stop):
-        cached_digest(read_gguf(path), tmp_path / "cache", progress)
-    assert not list((tmp_path / "cache").glob("*"))
+def test_floats_count_to_the_last_bit(tmp_path: Path) -> None:
+    """Zero and minus zero are equal, and nan is not equal to itself; their bytes decide."""
+    values = [0.0, -0.0, float("nan"), float("inf")]
+    changes = [with_fact("llama.one.float64", value) for value in values]
+    assert len({digest(tmp_path, change(EVERY)) for change in changes}) == len(values)
+    assert digest(tmp_path, changes[2](EVERY)) == digest(tmp_path, changes[2](EVERY))
 
 
-def test_a_file_that_changes_meanwhile(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(EVERY.file())
-    file = read_gguf(path)
-
-    def progress(done: int, total: int) -> None:
-        path.write_bytes(EVERY.file() + b"more")
-
-    with pytest.raises(ModelFileError, match="changed while it was read"):
-        model_digest(file, progress)
-
-
-def test_a_file_that_is_cut_short_meanwhile(tmp_path: Path) -> None:
-    path = write_random_model(tmp_path / "model.gguf", Shape(vocabulary=20_000))
-    file = read_gguf(path)
-    with pytest.raises(ModelFileError, match="cut short|changed"):
-        model_digest(file, lambda done, total: os.truncate(path, file.data_offset))
-
-
-class Cached:
-    """A file, its cache, and how often it was hashed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "model.gguf"
-        self.cache = folder / "cache"
-        self.hashed = 0
-        self.path.write_bytes(EVERY.file())
-
-    def digest(self) -> str:
-        calls = 0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal calls
-            calls += 1
-
-        found = cached_digest(read_gguf(self.path), self.cache, progress)
-        self.hashed += bool(calls)
-        return found
-
-
-@pytest.fixture
-def cached(tmp_path: Path) -> Cached:
-    return Cached(tmp_path)
-
-
-def test_the_cache_answers(cached: Cached) -> None:
-    assert [cached.digest() for _ in range(3)] == [EVERY.digest] * 3
-    assert cached.hashed == 1
-    assert (cached.cache.stat().st_mode & 0o777) == 0o700
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b'"digest"',
-        b"\xff\xfe",
-        b"[" * 100_000,
-        json.dumps({"digest": "0" * 64}).encode(),
-        json.dumps({"digest": "short"}).encode(),
-    ],
-)
-def test_a_damaged_cache_is_no_error(cached: Cached, damage: bytes) -> None:
-    cached.digest()
-    (place,) = cached.cache.iterdir()
-    place.write_bytes(damage)
-    assert cached.digest() == EVERY.digest
-    assert cached.hashed == 2
-    assert cached.digest() == EVERY.digest
-    assert cached.hashed == 2
-
-
-@pytest.mark.parametrize("said", ["0" * 63, "g" * 64, 7, None])
-def test_a_digest_that_is_none_is_computed_anew(cached: Cached, said: object) -> None:
-    cached.digest()
-    (place,) = cached.cache.iterdir()
-    place.write_text(json.dumps(json.loads(place.read_bytes()) | {"digest": said}))
-    assert cached.digest() == EVERY.digest
-    assert cached.hashed == 2
-
-
-def test_another_file_at_the_same_path(cached: Cached) -> None:
-    cached.digest()
-    facts = cached.path.stat()
-    other = with_tensor(0, data=bytes(68))(EVERY)
-    cached.path.write_bytes(other.file())
-    os.utime(cached.path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
-    assert cached.digest() == other.digest
-    new = cached.path.with_suffix(".new")
-    new.write_bytes(EVERY.file())
-    os.utime(new, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
-    new.replace(cached.path)  # the same size and time, another inode
-    assert cached.digest() == EVERY.digest
-    assert cached.hashed == 3
-
-
-def test_a_cache_that_cannot_be_written(cached: Cached) -> None:
-    cached.cache.write_text("a file, not a folder")
-    assert [cached.digest(), cached.digest()] == [EVERY.digest] * 2
-    assert cached.hashed == 2
-
-
-def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
-    folder.mkdir()
-    cached = Cached(folder)
-    assert [cached.digest(), cached.digest()] == [EVERY.digest] * 2
-    assert cached.hashed == 1
+def test_version_and_alignment_do_not_count(tmp_path: Path) -> None:
+    facts = (*EVERYTHING, Fact("general.alignment", "uint32", 128))
+    pairs = tuple(fact.pair for fact in facts)
+    other = bytes(Model(pairs, TENSORS, version=2, alignment=128))
+    assert digest(tmp_path, other) == EVERY.digest

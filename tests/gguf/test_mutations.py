@@ -74,7 +74,7 @@ def assert_within(file: GgufFile, size: int) -> None:
     assert len(model_digest(file)) == 64
     assert file.architecture and 0 < file.blocks <= 4096 and file.context_length > 0
     for tensor in file.tensors:
-        assert 0 < tensor.nbytes
+        assert tensor.nbytes > 0
         assert 0 < tensor.offset <= tensor.offset + tensor.nbytes <= size
     for value in file.metadata.values():
         assert len(value.numbers()) + len(list(value.strings())) == value.count

@@ -1,4 +1,4 @@
-"""GGUF files byte by byte, right or wrong: an implementation that shares nothing with the reader."""
+"""GGUF files byte by byte, right or wrong, by code that shares nothing with the reader."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def array(kind: str, values: Iterable[Any], count: int | None = None) -> bytes:
 
 def model(more: Mapping[str, bytes] = {}, without: str = "", **changes: Any) -> Model:
     """The smallest sound model, with further or other pairs, or without one of its own."""
-    pairs = {key: scalar(*value) for key, value in ORDINARY.items() if key != without} | more
+    own = {key: scalar(*value) for key, value in ORDINARY.items() if key != without}
+    pairs = {**own, **more}
     written = tuple(Pair(key.encode(), value) for key, value in pairs.items())
     return replace(Model(written), **changes)
 

@@ -28,7 +28,10 @@ def test_from_the_first_to_the_last(kwaai, write) -> None:
     assert "ready" in shown
     for name in (digest, digest[:6]):
         assert kwaai.json("show", name) == kwaai.json("ls")[0]
-    assert kwaai("rm", digest[:8]) == f"my-tiny-model-q8-0 is no longer offered; {path} is still there\n"
+    assert (
+        kwaai("rm", digest[:8])
+        == f"my-tiny-model-q8-0 is no longer offered; {path} is still there\n"
+    )
     assert path.exists()
     assert kwaai.json("ls") == []
 
