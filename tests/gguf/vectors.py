@@ -169,7 +169,7 @@ def readable(vector: Vector) -> str:
     """JSON with a line for each entry."""
     written = vector.written()
     document = written["document"]
-    members = [f'  "{key}": {lines(document[key], 4)}' for key in document]
+    members = [f'  "{key}": {lines(document[key], 6)}' for key in document]
     return ",\n".join(
         [
             f'{{\n  "name": "{vector.name}"',
