@@ -310,12 +310,15 @@ class _Reader:
         data, start, at = self._data, self._at, self._at
         for _ in range(count):
             if at + 8 > len(data):
+                self._at = at
                 self.fill(at + 8, f"a string of {key}")
             size = _U64.unpack_from(data, at)[0]
             if size > MAX_STRING:
+                self._at = at
                 raise self.fail(f"a string of {key} is too long: {size} bytes")
             at += 8 + size
             if at > len(data):
+                self._at = at - size
                 self.fill(at, f"a string of {key}")
         self._at = at
         return bytes(data[start:at])

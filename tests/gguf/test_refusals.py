@@ -275,3 +275,13 @@ def test_refusals_leave_no_file_open(tmp_path: Path) -> None:
         with pytest.raises(ModelFileError):
             read(tmp_path, content)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_place_is_told(tmp_path: Path) -> None:
+    sound = model({"x": array("string", [b"a" * 10, b"b" * 10])})
+    header = sound.header()
+    second = header.index(b"b" * 10)
+    with pytest.raises(ModelFileError, match=rf"a string of x .*\(at byte {second}\)"):
+        read(tmp_path, header[: second + 5])
+    with pytest.raises(ModelFileError, match=rf"a string of x .*\(at byte {second - 8}\)"):
+        read(tmp_path, header[: second - 1])
