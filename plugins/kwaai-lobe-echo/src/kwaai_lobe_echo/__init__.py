@@ -1,47 +1,64 @@
 """An executor that says what it was told, word by word."""
 
-from contextlib import asynccontextmanager
+from __future__ import annotations
 
-from kwaai_core import Delta, ModelCard, ModelNotFound, Offer, Usage, hookimpl
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from kwaai_core import (
+    Delta,
+    Executor,
+    GenerateRequest,
+    Host,
+    ModelCard,
+    ModelNotFound,
+    Offer,
+    Usage,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    from trio.abc import ReceiveChannel
 
 CARD = ModelCard(id="echo", source="kwaai-lobe-echo")
 
 
 class Echo:
-    async def models(self):
+    async def models(self) -> Sequence[ModelCard]:
         return [CARD]
 
-    def ready(self):
+    def ready(self) -> bool:
         return True
 
     @asynccontextmanager
-    async def generate(self, request):
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[ReceiveChannel[Delta]]:
         import trio
 
         if request.model != CARD:
             raise ModelNotFound(request.model.id, [CARD.id])
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
         words = prompt.split()
-        said = words[: request.max_tokens]
-        text = " ".join(said)
-        ends = [at for stop in request.stop if (at := text.find(stop)) >= 0]
-        finish = "stop" if ends or len(said) == len(words) else "length"
-        pieces = text[: min(ends, default=len(text))].split(" ")
-        send, receive = trio.open_memory_channel(len(pieces) + 1)
-        async with send, receive:
-            for number, piece in enumerate(pieces):
-                send.send_nowait(Delta(" " * (number > 0) + piece, 1))
-            usage = Usage(len(words), len(pieces) if text else 0)
-            send.send_nowait(Delta("", finish=finish, usage=usage))
-            send.close()
+        said = " ".join(words[: request.max_tokens])
+        end = min((at for stop in request.stop if (at := said.find(stop)) >= 0), default=len(said))
+        pieces = re.findall(r"\S+\s*", said[:end])
+        cut = end == len(said) and len(pieces) < len(words)
+        send, receive = trio.open_memory_channel[Delta](len(pieces) + 1)
+        with send:
+            for piece in pieces:
+                send.send_nowait(Delta(piece, tokens=1))
+            usage = Usage(prompt_tokens=len(words), completion_tokens=len(pieces))
+            send.send_nowait(Delta("", finish="length" if cut else "stop", usage=usage))
+        with receive:
             yield receive
 
 
 @asynccontextmanager
-async def open_echo(host):
+async def open_echo(host: Host) -> AsyncIterator[Executor]:
     yield Echo()
 
 
 @hookimpl
-def provide_executor():
+def provide_executor() -> Offer[Executor]:
     return Offer("echo", open_echo)
