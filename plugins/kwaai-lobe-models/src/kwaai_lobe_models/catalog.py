@@ -21,8 +21,15 @@ async def open_catalog(host: Host) -> AsyncIterator[Catalog]:
     """The catalog; the files of a folder are hashed before it opens, once each."""
     folder = host.settings(ModelsSettings).folder
     cache = host.state / "digests"
-    found = await trio.to_thread.run_sync(scan, Path(folder), cache) if folder else ()
+    found: Sequence[Entry] = ()
+    if folder:
+        found = await trio.to_thread.run_sync(scan, Path(folder), cache, lambda path: _cancellable)
     yield Models(Index(host.state), found, cache)
+
+
+def _cancellable(done: int, total: int) -> None:
+    """Let a node stop in the middle of a file of many gigabytes."""
+    trio.from_thread.check_cancelled()
 
 
 class Models:
@@ -55,7 +62,7 @@ class Models:
 
     def _check_again(self, entry: Entry) -> None:
         """A file that was only touched or moved back is still the same model."""
-        digest = cached_digest(read_gguf(Path(entry.path)), self._cache)
+        digest = cached_digest(read_gguf(Path(entry.path)), self._cache, _cancellable)
         if digest != entry.digest:
             raise ModelFileError(
                 f"{entry.path} is no longer the model {entry.id} that was added: "

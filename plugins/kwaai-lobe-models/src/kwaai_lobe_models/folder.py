@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kwaai_core import ConfigError, ModelFileError
@@ -34,7 +35,8 @@ def scan(folder: Path, cache: Path, progress_of: ProgressOf | None = None) -> Se
         if other is not None:
             log.warning("left out: %s is the same model or id as %s", path, other.path)
             continue
-        ids[entry.id] = digests[entry.digest] = entry
+        # nobody added it: its time is the file's, the same at every start
+        ids[entry.id] = digests[entry.digest] = replace(entry, added=entry.mtime // 10**9)
     return tuple(ids.values())
 
 
