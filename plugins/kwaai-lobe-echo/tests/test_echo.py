@@ -1,10 +1,11 @@
-"""The lobe keeps what an executor has to keep."""
+"""The lobe is found, opens in a node, and keeps what an executor has to keep."""
 
-import kwaai_lobe_echo
-from kwaai_core.testing.conformance import check_executor, open_role
-from kwaai_core.testing.fakes import FakeHost
+from pathlib import Path
+
+from kwaai_core.testing import check_executor, load_lobe, open_test_node
 
 
-async def test_it_is_an_executor(kwaai_host: FakeHost) -> None:
-    async with open_role(kwaai_lobe_echo, "executor", kwaai_host) as echo:
+async def test_it_is_an_executor(tmp_path: Path) -> None:
+    async with open_test_node(tmp_path, [load_lobe("echo")]) as node:
+        (echo,) = node.executors
         await check_executor(echo)

@@ -1,9 +1,19 @@
-"""What authors of lobes test with.
+"""What authors of lobes test with: fakes, conformance checks, and a pytest plugin.
 
-- :mod:`~kwaai_core.testing.conformance`: checks of what a role has to keep, without pytest.
-- :mod:`~kwaai_core.testing.fakes`: a host, a catalog and an executor that do as they are told.
-- :mod:`~kwaai_core.testing.models`: small models with random weights (``kwaai-core[testing]``).
-- :mod:`~kwaai_core.testing.pytest_plugin`: fixtures that every pytest beside kwaai-core has.
-
-Nothing is imported here: the plugin is loaded by every run of pytest, and trio is not free.
+:mod:`kwaai_core.testing.fakes` and :mod:`kwaai_core.testing.conformance` need no pytest;
+:mod:`kwaai_core.testing.models` needs the extra ``kwaai-core[testing]``.
 """
+
+from kwaai_core.testing.conformance import (
+    Nonconformance,
+    check_catalog,
+    check_executor,
+    check_router,
+)
+from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
+from kwaai_core.testing.nodes import load_lobe, open_test_node
+
+__all__ = [
+    "CARD", "FakeCatalog", "FakeHost", "Nonconformance", "Played", "ScriptedExecutor", "Step",
+    "check_catalog", "check_executor", "check_router", "load_lobe", "open_test_node",
+]  # fmt: skip
