@@ -31,8 +31,8 @@ def test_commands_that_go_wrong_say_so_in_one_breath(home: Home) -> None:
 
 
 def test_chat_answers_what_is_piped_in(home: Home) -> None:
-    greedy = ("--temperature", "0", "--max-tokens", "20", "--lobes", "llama,smollm2")
-    done = home.kwaai("chat", *greedy, stdin="Why is the sky blue?\n")
+    greedy = ("--temperature", "0", "--max-tokens", "40", "--lobes", "llama,smollm2")
+    done = home.kwaai("chat", *greedy, stdin="Why is the sky blue?")
     assert done.returncode == 0, done.stderr
     assert "sky" in done.stdout
 
