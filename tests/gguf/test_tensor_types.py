@@ -7,7 +7,6 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from kwaai_core.gguf import TENSOR_TYPES
 
-
 # gguf-py still has the 40 bytes of a Q8_1 block with two float32 in it; ggml has two float16
 SAME = [kind for kind in GGMLQuantizationType if kind.name != "Q8_1"]
 
