@@ -1,4 +1,4 @@
-"""Real fakes: a host, a catalog and an executor that behave as a lobe's must, and can be told to fail.
+"""Real fakes: a host, a catalog and an executor that do what they must, or fail when told to.
 
 They pass the conformance checks of :mod:`kwaai_core.testing.conformance`, as any lobe has to.
 """
