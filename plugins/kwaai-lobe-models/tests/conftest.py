@@ -45,7 +45,7 @@ class Kwaai:
     def configure(self, text: str) -> None:
         (self.folder / "kwaai.toml").write_text(text)
 
-    def start(self, *words: object) -> subprocess.Popen[str]:
+    def start(self, *words: object, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
         clean = {key: value for key, value in os.environ.items() if key[:6] != "KWAAI_"}
         config = self.folder / "kwaai.toml"
         config.touch()
@@ -53,8 +53,8 @@ class Kwaai:
             [sys.executable, "-m", "kwaai_core", "models", *map(str, words)],
             env=clean | {"KWAAI_STATE": str(self.folder / "state"), "KWAAI_CONFIG": str(config)},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             text=True,
         )
 

@@ -248,28 +248,20 @@ def test_a_kill_while_adding_leaves_a_sound_index(kwaai, write, moment: str) -> 
 
 
 def test_a_bar_on_a_terminal(kwaai, write, tmp_path: Path) -> None:
-    write("tiny.gguf")
-    program = (
-        "import os, sys; from kwaai_core.cli import main; main(['models', 'add', sys.argv[1]])"
-    )
-    os.environ["KWAAI_STATE"] = str(tmp_path / "state")
-    try:
-        shown, code = on_terminal([sys.executable, "-c", program, str(tmp_path / "tiny.gguf")])
-        assert code == 0
-        assert "100%" in shown
-        (tmp_path / "bad.gguf").write_bytes(b"bad")
-        shown, code = on_terminal([sys.executable, "-c", program, str(tmp_path / "bad.gguf")])
-    finally:
-        del os.environ["KWAAI_STATE"]
+    shown, code = on_terminal(kwaai, "add", write("tiny.gguf"))
+    assert code == 0
+    assert "100%" in shown
+    (tmp_path / "bad.gguf").write_bytes(b"bad")
+    shown, code = on_terminal(kwaai, "add", tmp_path / "bad.gguf")
     assert code == 1
     assert shown.count("\n") == 1
     assert "%" not in shown
 
 
-def on_terminal(words: list[str]) -> tuple[str, int]:
+def on_terminal(kwaai, *words: object) -> tuple[str, int]:
     """What a command shows on a terminal, and its exit code."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = kwaai.start(*words, output=theirs)
     os.close(theirs)
     shown = b""
     try:
