@@ -10,6 +10,7 @@ import tomllib
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -53,7 +54,7 @@ CORE_TABLES: Mapping[str, type[Any]] = {
     "log": LogSettings,
 }
 _SINGLE = tuple(role.value for role in RoleName if role not in MANY)
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -61,8 +62,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ConfigError(f"{text!r} is not a size: write it like 512MiB or 2GiB")
-    power = " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(Fraction(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def default_state() -> Path:
