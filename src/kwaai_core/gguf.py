@@ -27,9 +27,9 @@ MAX_TENSORS = 1 << 16
 MAX_PAIRS = 1 << 14
 MAX_KEY = 1 << 12
 MAX_STRING = 1 << 24
-# A value costs up to 50 times its bytes once it is decoded. These are for the whole file; the
-# largest vocabularies, of 262,144 tokens, take an eighth of them.
-MAX_ELEMENTS = 1 << 23
+# A number costs 150 bytes while the digest is computed, so 600 MiB at most. These two are for the
+# whole file; the largest vocabularies, of 262,144 tokens with merges, take a third of them.
+MAX_ELEMENTS = 1 << 22
 MAX_HEADER = 1 << 27
 MAX_NAME = 63  # GGML_MAX_NAME, less the final zero
 
