@@ -97,7 +97,7 @@ class Supervised:
             delay = min(delay * 2, LONGEST_DELAY)
 
     async def _run(self, host: Host, settled: Callable[[], None]) -> None:
-        with trio.fail_after(OPEN_SECONDS) as opening:
+        with trio.move_on_after(OPEN_SECONDS) as opening:
             try:
                 async with self.offer.open(host) as role:
                     opening.deadline = float("inf")
@@ -108,13 +108,13 @@ class Supervised:
                 self.current = None
                 if self.state == "ready" and not self._closing.is_set():
                     self.state, self.cause = "failed", "it was closed by itself"
+        if opening.cancelled_caught:
+            raise KwaaiError(f"it did not open within {OPEN_SECONDS:g} s")
 
     def _note(self, error: Exception) -> None:
         first = _first(error)
         if isinstance(first, LobeFailed) and first.lobe != self.lobe:
             self.state, self.cause = "waiting", f"{first.lobe} failed: {first.cause}"
-        elif isinstance(first, trio.TooSlowError):
-            self.state, self.cause = "failed", f"it did not open within {OPEN_SECONDS:g} s"
         else:
             what = first.message if isinstance(first, KwaaiError) else repr(first)
             self.state, self.cause = "failed", what
