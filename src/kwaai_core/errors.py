@@ -187,3 +187,18 @@ class UpstreamLost(KwaaiError):
 
     status = 502
     code = "upstream_lost"
+
+
+def leaf(error: BaseException) -> BaseException:
+    """The first error in a group, however deep, or the error itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def cause_of(error: BaseException) -> str:
+    """What went wrong, in one line for people, whatever was raised."""
+    first = leaf(error)
+    if isinstance(first, KwaaiError):
+        return first.message
+    return ": ".join(part for part in (type(first).__name__, str(first)) if part)

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from kwaai_core import defaults
-from kwaai_core.digest import model_digest
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.errors import Busy, KwaaiError, ModelNotFound, NoPeerAvailable
 from kwaai_core.gguf import read_gguf
 from kwaai_core.roles import Executor, Host, Route, Router

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["kwaai_core.gguf", "kwaai_core.digest"]):
-    from kwaai_core.digest import model_digest
+with atheris.instrument_imports(include=["kwaai_core.gguf", "kwaai_core.gguf.digest"]):
+    from kwaai_core.gguf.digest import model_digest
     from kwaai_core.errors import ModelFileError
     from kwaai_core.gguf import read_gguf
 

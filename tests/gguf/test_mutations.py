@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kwaai_core.digest import model_digest
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.errors import ModelFileError
 from kwaai_core.gguf import GgufFile, read_gguf
 from tests.gguf.writer import ample, array, model

@@ -113,7 +113,7 @@ class Vector:
     @property
     def tokenizer(self) -> list[Any]:
         keys = (f for f in self.facts if f.key.startswith("tokenizer."))
-        return in_order(f.json for f in keys if f.key != "tokenizer.chat_template")
+        return in_order(f.json for f in keys if not f.key.startswith("tokenizer.chat_template"))
 
     @property
     def document(self) -> dict[str, Any]:

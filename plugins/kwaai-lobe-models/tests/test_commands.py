@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kwaai_core.digest import model_digest
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.gguf import read_gguf
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
-from kwaai_core.digest import cached_digest
+from kwaai_core.gguf.digest import cached_digest
 from kwaai_core.gguf import read_gguf
 from kwaai_lobe_models import ModelsSettings
 from kwaai_lobe_models.folder import scan

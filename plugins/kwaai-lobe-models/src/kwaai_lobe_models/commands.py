@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from click._termui_impl import ProgressBar
 
-    from kwaai_core.digest import Progress
+    from kwaai_core.gguf.digest import Progress
     from kwaai_lobe_models.index import Entry, Index
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kwaai_core import ConfigError, ModelFileError
-from kwaai_core.digest import Progress
+from kwaai_core.gguf.digest import Progress
 from kwaai_lobe_models.index import Entry, describe
 
 log = logging.getLogger(__name__)

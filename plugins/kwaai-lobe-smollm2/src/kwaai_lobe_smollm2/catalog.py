@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
-from kwaai_core.digest import cached_digest
+from kwaai_core.gguf.digest import cached_digest
 from kwaai_core.gguf import read_gguf
 
 ID = "smollm2-135m-instruct"

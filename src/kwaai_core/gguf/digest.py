@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeAlias
 import rfc8785
 
 from kwaai_core.errors import ModelFileError
-from kwaai_core.gguf import GgufFile, Stamp, Tensor, Value, open_model
+from kwaai_core.gguf.reader import GgufFile, Stamp, Tensor, Value, open_model
 
 Progress = Callable[[int, int], None]
 Json: TypeAlias = "str | float | Mapping[str, Json] | Sequence[Json]"
@@ -45,7 +45,11 @@ def model_digest(file: GgufFile, progress: Progress | None = None) -> str:
         _unchanged(file, opened)
     own = f"{file.architecture}."
     metadata = [key for key in file.metadata if key == _ARCHITECTURE or key.startswith(own)]
-    tokenizer = [key for key in file.metadata if key.startswith("tokenizer.") and key != _TEMPLATE]
+    tokenizer = [
+        key
+        for key in file.metadata
+        if key.startswith("tokenizer.") and not key.startswith(_TEMPLATE)
+    ]
     template = file.metadata.get(_TEMPLATE, Value("string", bytes(8)))
     return _sha256_json(
         {
