@@ -1,0 +1,40 @@
+"""Lobes as distributions that are installed for one test."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in front of the import path, which child processes see too."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+@pytest.fixture
+def install(site: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Writes a distribution ``kwaai-lobe-<name>`` with one module, whose source is given."""
+
+    def write(
+        name: str, source: str, *, group: str = "kwaai.lobes.v0", distribution: str = ""
+    ) -> None:
+        module = f"{distribution or 'testing_lobe'}_{name}".replace("-", "_")
+        (site / f"{module}.py").write_text(source)
+        owner = distribution or f"kwaai-lobe-{name}"
+        info = site / f"{owner.replace('-', '_')}-1.5.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {owner}\nVersion: 1.5\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return write
