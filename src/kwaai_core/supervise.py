@@ -206,5 +206,4 @@ class Forward:
 
     async def _awaited(self, awaitable: Awaitable[Any]) -> Any:
         with self._supervised.call():
-            result = await awaitable
-        return result
+            return await awaitable

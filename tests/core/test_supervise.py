@@ -276,7 +276,7 @@ async def test_an_error_while_closing_reaches_nobody(clock: MockClock, host: Hos
     supervised = supervise(clumsy)
     async with supervised.supervised(host):
         pass
-    assert supervised.cause == "OSError('stumbled at the end')"
+    assert supervised.cause == "OSError: stumbled at the end"
 
 
 async def test_one_that_failed_does_not_hold_up_the_end(clock: MockClock, host: Host) -> None:
