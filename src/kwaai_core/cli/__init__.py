@@ -47,17 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point. Errors are a line on stderr; exit codes: 1 failed, 2 usage or settings."""
     _add_commands_of_lobes(cli)
     try:
-        cli.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
+        code = cli.main(arguments, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)  # what a command gave to Context.exit
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more; python would complain about it at the end
-        sys.exit(141)
     except ConfigError as error:
         _fail(error, 2)
     except KwaaiError as error:

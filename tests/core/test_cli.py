@@ -1,0 +1,260 @@
+"""The command line in this process: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kwaai_core.cli import cli, main
+
+from .conftest import Install
+
+Kwaai = Callable[..., tuple[int, str, str]]
+
+LOBE = """
+import click
+from kwaai_core import Offer, hookimpl
+
+@hookimpl
+def provide_store():
+    return Offer("mine", None)
+
+@hookimpl
+def add_commands(cli):
+    @cli.command("{command}")
+    def command():
+        {body}
+"""
+
+
+@pytest.fixture
+def kwaai(
+    kwaai_home: Path,
+    site: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Kwaai:
+    """Runs a command: its exit code, what it printed, what it complained of."""
+    monkeypatch.setattr(cli, "commands", dict(cli.commands))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_help_imports_nothing_heavy(kwaai_home: Path) -> None:
+    heavy = "{'trio', 'starlette', 'httpx', 'llama_cpp', 'numpy', 'hypercorn'}"
+    script = (
+        "import atexit, sys; from kwaai_core.cli import main; "
+        f"atexit.register(lambda: print({heavy} & set(sys.modules), file=sys.stderr)); main(['-h'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "Usage:" in done.stdout
+    assert done.stderr == "set()\n"
+
+
+@pytest.mark.parametrize("command", [["--help"], ["run", "-h"], ["chat", "-h"], ["config", "-h"]])
+def test_help_is_no_error(kwaai: Kwaai, command: list[str]) -> None:
+    code, out, err = kwaai(*command)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (["rnu"], "No such command 'rnu'"),
+        (["run", "--port", "70000"], "70000 is not in the range"),
+        (["run", "--prot", "1"], "No such option '--prot'"),
+        (["config", "show", "x"], "Got unexpected extra argument"),
+    ],
+)
+def test_wrong_usage_ends_with_2(kwaai: Kwaai, command: list[str], complaint: str) -> None:
+    code, out, err = kwaai(*command)
+    assert (code, out) == (2, "")
+    assert complaint in err
+
+
+def test_a_wrong_setting_ends_with_2_and_one_line(kwaai: Kwaai, kwaai_home: Path) -> None:
+    (kwaai_home / "kwaai.toml").write_text("[server]\nprot = 1\n")
+    file = kwaai_home / "kwaai.toml"
+    line = f"error: {file}: [server] prot: there is no such key; did you mean “port”?\n"
+    for command in (["config", "check"], ["config", "show"], ["run", "--port", "0"]):
+        assert kwaai(*command) == (2, "", line)
+
+
+def test_an_unknown_lobe_ends_with_2(kwaai: Kwaai, install: Install) -> None:
+    install("mine", LOBE.format(command="x", body="pass"))
+    code, _, err = kwaai("run", "--lobes", "mien")
+    assert code == 2
+    assert "no lobe “mien” is installed; did you mean “mine”?" in err
+
+
+def test_a_bug_is_a_line_and_ends_with_70(kwaai: Kwaai, install: Install) -> None:
+    install("mine", LOBE.format(command="burst", body="raise ZeroDivisionError('oops')"))
+    code, out, err = kwaai("burst")
+    assert (code, out) == (70, "")
+    assert err == (
+        "error: this is a bug in kwaai: ZeroDivisionError('oops') (KWAAI_STRICT=1 shows where)\n"
+    )
+
+
+def test_strict_shows_where_a_bug_is(
+    kwaai: Kwaai, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KWAAI_STRICT", "1")
+    install("mine", LOBE.format(command="burst", body="raise ZeroDivisionError('oops')"))
+    with pytest.raises(ZeroDivisionError):
+        main(["burst"])
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        ("KeyboardInterrupt", 130),
+        ("click.Abort", 130),
+        ("SystemExit(5)", 5),
+        ("click.exceptions.Exit(3)", 3),
+    ],
+)
+def test_how_a_command_may_end(kwaai: Kwaai, install: Install, raised: str, code: int) -> None:
+    install("mine", LOBE.format(command="end", body=f"raise {raised}"))
+    ended, out, err = kwaai("end")
+    assert (ended, out, err.strip()) == (code, "", "")
+
+
+def test_a_command_that_returns_ends_with_0(kwaai: Kwaai, install: Install) -> None:
+    install("mine", LOBE.format(command="fine", body="click.echo('hello')"))
+    assert kwaai("fine") == (0, "hello\n", "")
+
+
+def test_without_the_commands_of_a_broken_lobe_kwaai_goes_on(
+    kwaai: Kwaai, install: Install
+) -> None:
+    source = (
+        "from kwaai_core import hookimpl\n@hookimpl\ndef add_commands(cli):\n    raise OSError('x')"
+    )
+    install("broken", source)
+    code, out, err = kwaai("version")
+    assert code == 0
+    assert "lobe broken 1.5" in out
+    assert err == "lobe broken: its commands are left out: OSError('x')\n"
+
+
+def test_versions(kwaai: Kwaai, install: Install) -> None:
+    install("mine", LOBE.format(command="x", body="pass"))
+    code, out, _ = kwaai("version", "--json")
+    assert code == 0
+    assert json.loads(out)["lobe mine"] == "1.5"
+    assert "kwaai-core" in json.loads(out)
+
+
+def test_lobes_are_shown_with_their_cause(kwaai: Kwaai, install: Install) -> None:
+    install("mine", LOBE.format(command="x", body="pass"))
+    install("broken", "raise OSError('no disk')\ndef provide_trust(): ...")
+    code, out, _ = kwaai("lobes", "--json")
+    assert code == 0
+    shown = {status["lobe"]: status for status in json.loads(out)}
+    assert shown["mine"] == {
+        "lobe": "mine",
+        "version": "1.5",
+        "role": "store",
+        "offer": "mine",
+        "state": "idle",
+        "cause": "no node runs",
+    }
+    assert (shown["broken"]["role"], shown["broken"]["state"]) == ("trust", "failed")
+    assert shown["broken"]["cause"] == "OSError: no disk"
+    code, out, _ = kwaai("lobes")
+    (line,) = [line for line in out.splitlines() if line.startswith("broken")]
+    assert line.split() == ["broken", "1.5", "trust", "failed", "OSError:", "no", "disk"]
+
+
+def test_lobes_that_a_run_leaves_out_say_so(
+    kwaai: Kwaai, install: Install, kwaai_home: Path
+) -> None:
+    (kwaai_home / "kwaai.toml").write_text("lobes = []\n")
+    install("mine", LOBE.format(command="x", body="pass"))
+    _, out, _ = kwaai("lobes", "--json")
+    (mine,) = [status for status in json.loads(out) if status["lobe"] == "mine"]
+    assert mine["cause"] == "not among the lobes in kwaai.toml"
+
+
+def test_settings_are_shown_with_their_source(
+    kwaai: Kwaai, kwaai_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = kwaai_home / "kwaai.toml"
+    file.write_text("[server]\nport = 9\n")
+    monkeypatch.setenv("KWAAI_LOG_LEVEL", "debug")
+    _, out, _ = kwaai("config", "show", "--json")
+    shown = json.loads(out)
+    assert shown["server"]["port"] == {"value": 9, "source": str(file)}
+    assert shown["log"]["level"] == {"value": "debug", "source": "KWAAI_LOG_LEVEL"}
+    assert shown["server"]["host"] == {"value": "127.0.0.1", "source": "default"}
+    _, out, _ = kwaai("config", "show")
+    assert f"port = 9  # {file}" in out.splitlines()
+
+
+def test_where_the_settings_are(kwaai: Kwaai, kwaai_home: Path) -> None:
+    file = kwaai_home / "kwaai.toml"
+    assert kwaai("config", "path")[1] == f"settings {file}\nstate    {kwaai_home / 'state'}\n"
+    assert kwaai("config", "check") == (0, f"{file}: all good\n", "")
+
+
+def test_a_table_of_no_lobe_is_a_warning(kwaai: Kwaai, kwaai_home: Path) -> None:
+    (kwaai_home / "kwaai.toml").write_text("[elsewhere]\nkey = 1\n")
+    code, _, err = kwaai("config", "check")
+    assert code == 0
+    assert err.startswith("warning: ")
+    assert "[elsewhere] belongs to no installed lobe" in err
+
+
+def test_a_conflict_of_roles_is_found_by_the_check(kwaai: Kwaai, install: Install) -> None:
+    hook = "@hookimpl\ndef provide_trust():\n    return Offer('x', None)\n"
+    for name in ("one", "two"):
+        install(name, f"from kwaai_core import Offer, hookimpl\n{hook}")
+    code, _, err = kwaai("config", "check")
+    assert code == 2
+    assert 'the line: trust = "one"' in err
+
+
+def test_only_loopback_is_listened_on(kwaai: Kwaai) -> None:
+    code, out, err = kwaai("run", "--host", "0.0.0.0", "--lobes", "")
+    assert (code, out) == (2, "")
+    assert "0.0.0.0" in err
+    assert "Traceback" not in err
+
+
+def test_a_pipe_that_nobody_reads_is_no_bug(kwaai_home: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "kwaai_core", "config", "show"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_chat_without_a_prompt_or_a_model_says_what_to_do(
+    kwaai: Kwaai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" \n"))
+    code, _, err = kwaai("chat", "--lobes", "")
+    assert code == 2
+    assert "standard input is empty: give a prompt with -p" in err
