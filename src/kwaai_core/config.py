@@ -53,6 +53,9 @@ CORE_TABLES: Mapping[str, type[Any]] = {
     "chat": ChatSettings,
     "log": LogSettings,
 }
+RESERVED = frozenset({*CORE_TABLES, "lobes", "roles"})
+"""What stands at the top of ``kwaai.toml`` and belongs to no lobe."""
+
 _SINGLE = tuple(role.value for role in RoleName if role not in MANY)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE | re.ASCII)
 
@@ -155,7 +158,8 @@ class Config:
             return _convert(_from_text(text, kind, variable), kind, place, variable), variable
         if f.name in given:
             return _convert(given[f.name], kind, place, self.file), str(self.file)
-        return f.default, "default"
+        factory = f.default_factory
+        return f.default if factory is dataclasses.MISSING else factory(), "default"
 
     def check(self, tables: Mapping[str, type[Any]]) -> list[str]:
         """Check everything, given the tables of the installed lobes; returns warnings.

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pluggy
 
 from kwaai_core import defaults, hookspecs
-from kwaai_core.errors import ConfigError, RoleConflict
+from kwaai_core.config import RESERVED
+from kwaai_core.errors import ConfigError, RoleConflict, cause_of
 from kwaai_core.roles import Offer
 from kwaai_core.types import MANY, RoleName
 
@@ -23,6 +26,7 @@ GROUP = "kwaai.lobes.v0"
 """The entry points of lobes; the API's version is in the name, so another one is never imported."""
 
 _FAMILY = "kwaai.lobes."
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +50,17 @@ def find_lobes() -> list[Lobe]:
     With ``KWAAI_STRICT=1`` a lobe that fails raises instead.
     """
     found: dict[str, list[EntryPoint]] = {}
-    strangers = []
+    strangers: list[EntryPoint] = []
     everything = entry_points()
     for group in everything.groups:
         if group == GROUP:
             for point in everything.select(group=group):
                 found.setdefault(point.name, []).append(point)
         elif group.startswith(_FAMILY):
-            strangers += [_stranger(point) for point in everything.select(group=group)]
+            strangers += everything.select(group=group)
     lobes = [_load(name, points) for name, points in found.items()]
-    return sorted([*lobes, *strangers], key=lambda lobe: lobe.name)
+    lobes += [_stranger(point) for point in strangers if point.name not in found]
+    return sorted(lobes, key=lambda lobe: lobe.name)
 
 
 def _stranger(point: EntryPoint) -> Lobe:
@@ -79,24 +84,24 @@ def _load(name: str, points: Sequence[EntryPoint]) -> Lobe:
     try:
         plugin = points[0].load()
         return Lobe(name, version, plugin, offers_of(plugin, name))
-    except Exception as error:  # a lobe is foreign code: whatever its import raises is its fault
+    except (Exception, SystemExit) as error:  # a lobe is foreign code, and its fault is its own
         if os.environ.get("KWAAI_STRICT") == "1":
             raise
-        cause = f"{type(error).__name__}: {error}"
-        return Lobe(name, version, claims=_claims(points[0]), error=cause)
+        return Lobe(name, version, claims=_claims(points[0]), error=cause_of(error))
 
 
 def _claims(point: EntryPoint) -> frozenset[RoleName]:
     """The roles whose hooks stand in the source of a lobe that could not be imported."""
-    source = f"def provide_{point.name}("  # without a source the name is all there is
+    found = {point.name}  # without a source the name is all there is
     try:
-        spec = importlib.util.find_spec(point.module)
-        if spec is not None and spec.origin is not None:
-            source = Path(spec.origin).read_text()
+        spec = importlib.util.find_spec(point.module.partition(".")[0])
+        for place in (spec.submodule_search_locations or [spec.origin or ""]) if spec else ():
+            path = Path(place)
+            for source in path.rglob("*.py") if path.is_dir() else [path]:
+                found.update(re.findall(r"\bprovide_(\w+)", source.read_text("utf-8", "replace")))
     except (ImportError, OSError, ValueError):
-        pass  # its package is broken too
-    named = set(re.findall(r"def provide_(\w+)\(", source))
-    return frozenset(role for role in RoleName if role.value in named)
+        pass  # not even its files are there
+    return frozenset(role for role in RoleName if role.value in found)
 
 
 def offers_of(plugin: Any, name: str) -> Mapping[RoleName, Offer[Any]]:
@@ -104,13 +109,34 @@ def offers_of(plugin: Any, name: str) -> Mapping[RoleName, Offer[Any]]:
     manager = _manager()
     manager.register(plugin, name)
     manager.check_pending()  # a hook with an unknown argument raises at registration
+    for hook in (hook for hook, spec in vars(hookspecs).items() if hasattr(spec, "kwaai_spec")):
+        if inspect.isroutine(found := getattr(plugin, hook, None)) and not hasattr(
+            found, "kwaai_impl"
+        ):
+            raise TypeError(f"{hook} is not marked with @hookimpl, so nobody would call it")
     offers = {}
     for role in RoleName:
-        for offer in getattr(manager.hook, f"provide_{role.value}")():
-            if not isinstance(offer, Offer):
-                raise TypeError(f"provide_{role.value} returned {offer!r}, which is no Offer")
-            offers[role] = offer
+        hook = f"provide_{role.value}"
+        for offer in getattr(manager.hook, hook)():
+            offers[role] = _vetted(offer, hook)
     return offers
+
+
+def _vetted(offer: object, hook: str) -> Offer[Any]:
+    if not isinstance(offer, Offer):
+        raise TypeError(f"{hook} returned {offer!r}, which is no Offer")
+    if not callable(offer.open):
+        raise TypeError(f"{hook}: the offer's open is {offer.open!r}, which cannot be called")
+    if not _NAME.fullmatch(str(offer.name)):
+        raise TypeError(f"{hook}: the offer's name is {offer.name!r}, and must be like my-lobe-2")
+    if offer.name in RESERVED:
+        raise TypeError(f"{hook}: the offer is called {offer.name}, and so is a table of core")
+    if not is_dataclass(offer.settings):
+        raise TypeError(f"{hook}: the settings are {offer.settings!r}, and must be a dataclass")
+    for one in fields(offer.settings):
+        if one.default is MISSING and one.default_factory is MISSING:
+            raise TypeError(f"{hook}: the setting {offer.name}.{one.name} has no default")
+    return offer
 
 
 def _manager() -> pluggy.PluginManager:
@@ -165,9 +191,18 @@ def fill_roles(
     return filled
 
 
-def claimed(role: RoleName, lobes: Sequence[Lobe]) -> Lobe | None:
-    """The failed lobe that was meant for a role, if there is one."""
-    return next((lobe for lobe in lobes if role in lobe.claims), None)
+def claimed(
+    role: RoleName, lobes: Sequence[Lobe], chosen: Mapping[str, str] = MappingProxyType({})
+) -> Lobe | None:
+    """The failed lobe that was meant, or chosen, for a role, if there is one."""
+    return next(
+        (
+            lobe
+            for lobe in lobes
+            if lobe.error and (role in lobe.claims or lobe.name == chosen.get(role.value))
+        ),
+        None,
+    )
 
 
 def _chosen(role: RoleName, name: str, lobes: Sequence[Lobe]) -> list[Lobe]:

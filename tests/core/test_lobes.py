@@ -19,7 +19,7 @@ from kwaai_core import Offer, hookimpl
 
 @hookimpl
 def provide_{role}():
-    return Offer("{role}-offer", None)
+    return Offer("{role}-offer", print)
 """
 
 
@@ -46,6 +46,11 @@ def test_lobes_are_sorted_by_name(install: Install) -> None:
 
 
 HOOK = "from kwaai_core import Offer, hookimpl\n\n@hookimpl\n"
+OFFER = HOOK + "def provide_store():\n    return Offer({})\n"
+NEEDY = (
+    "from dataclasses import dataclass\n\n@dataclass\nclass Settings:\n    folder: str\n\n"
+    + OFFER.format("'x', print, Settings")
+)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,14 @@ HOOK = "from kwaai_core import Offer, hookimpl\n\n@hookimpl\n"
         (HOOK + "def provide_stoer():\n    return None", "PluginValidationError: unknown hook"),
         (HOOK + "def provide_store():\n    return 'a store'", "TypeError: provide_store returned"),
         (HOOK + "def provide_store():\n    raise OSError('no disk')", "OSError: no disk"),
+        (OFFER.format("'x', None"), "TypeError: provide_store: the offer's open is None"),
+        (OFFER.format("'X y', print"), "TypeError: provide_store: the offer's name is 'X y'"),
+        (OFFER.format("7, print"), "TypeError: provide_store: the offer's name is 7"),
+        (OFFER.format("'server', print"), "TypeError: provide_store: the offer is called server"),
+        (OFFER.format("'x', print, dict"), "TypeError: provide_store: the settings are <class"),
+        (NEEDY, "TypeError: provide_store: the setting x.folder has no default"),
+        ("def provide_store(): pass", "TypeError: provide_store is not marked with @hookimpl"),
+        ("raise SystemExit('no licence')", "SystemExit: no licence"),
     ],
 )
 def test_a_broken_lobe_has_its_cause(install: Install, source: str, error: str) -> None:
@@ -86,6 +99,13 @@ def test_a_lobe_for_another_version_of_the_hooks_is_not_imported(install: Instal
     assert "made for kwaai.lobes.v1, and this is kwaai.lobes.v0" in found("future").error
 
 
+def test_a_lobe_for_two_versions_of_the_hooks_is_used(install: Install, site: Path) -> None:
+    install("both", GOOD.format(role="store"))
+    points = site / "kwaai_lobe_both-1.5.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text() + "[kwaai.lobes.v1]\nboth = nowhere\n")
+    assert found("both").error == ""
+
+
 def test_two_distributions_with_one_name_are_both_named(install: Install) -> None:
     for owner in ("first-lobe", "second-lobe"):
         install("twice", GOOD.format(role="store"), distribution=owner)
@@ -98,6 +118,25 @@ def test_two_distributions_with_one_name_are_both_named(install: Install) -> Non
 def test_a_lobe_that_fails_keeps_its_claim(install: Install, role: RoleName) -> None:
     install("broken", "import no_such_module_anywhere\n" + GOOD.format(role=role))
     assert found("broken").claims == {role}
+
+
+def test_a_claim_is_found_in_any_module_of_a_package(install: Install, site: Path) -> None:
+    install("broken", "")
+    (site / "testing_lobe_broken.py").unlink()
+    package = site / "testing_lobe_broken"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('broken')")
+    (package / "hooks.py").write_text(GOOD.format(role="trust"))
+    assert found("broken").claims == {RoleName.TRUST}
+
+
+def test_a_broken_package_around_the_module_harms_nothing(install: Install, site: Path) -> None:
+    install("broken", "")
+    info = site / "kwaai_lobe_broken-1.5.dist-info" / "entry_points.txt"
+    info.write_text("[kwaai.lobes.v0]\nbroken = testing_outer.inner\n")
+    (site / "testing_outer").mkdir()
+    (site / "testing_outer" / "__init__.py").write_text("raise RuntimeError('broken')")
+    assert found("broken").error == "RuntimeError: broken"
 
 
 def test_without_a_module_a_lobe_claims_what_it_is_called(install: Install, site: Path) -> None:
