@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,14 @@ def install(site: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         monkeypatch.delitem(sys.modules, module, raising=False)
 
     return write
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """The root logger as it was, whatever a test makes of it."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    root.handlers.clear()  # set_up closes those that it finds
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)

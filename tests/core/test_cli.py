@@ -24,7 +24,7 @@ from kwaai_core import Offer, hookimpl
 
 @hookimpl
 def provide_store():
-    return Offer("mine", None)
+    return Offer("mine", print)
 
 @hookimpl
 def add_commands(cli):
@@ -38,6 +38,7 @@ def add_commands(cli):
 def kwaai(
     kwaai_home: Path,
     site: Path,
+    kept_logging: None,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Kwaai:
@@ -227,7 +228,7 @@ def test_a_table_of_no_lobe_is_a_warning(kwaai: Kwaai, kwaai_home: Path) -> None
 
 
 def test_a_conflict_of_roles_is_found_by_the_check(kwaai: Kwaai, install: Install) -> None:
-    hook = "@hookimpl\ndef provide_trust():\n    return Offer('x', None)\n"
+    hook = "@hookimpl\ndef provide_trust():\n    return Offer('x', print)\n"
     for name in ("one", "two"):
         install(name, f"from kwaai_core import Offer, hookimpl\n{hook}")
     code, _, err = kwaai("config", "check")

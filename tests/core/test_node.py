@@ -141,7 +141,7 @@ async def test_a_lobe_that_fails_is_a_status(tmp_path: Path) -> None:
     async with open_node(config(tmp_path), lobes) as node:
         found = {(s.lobe, s.version, s.role, s.state, s.cause) for s in node.statuses()}
         assert found == {
-            ("broken", "1.0", "identity", "failed", "OSError('no disk')"),
+            ("broken", "1.0", "identity", "failed", "OSError: no disk"),
             ("fine", "1.0", "store", "ready", ""),
             ("unloadable", "2.0", "trust", "failed", "ImportError: x"),
             ("commands", "3.0", "-", "ready", ""),
@@ -169,7 +169,7 @@ async def test_a_lobe_that_needs_a_failed_one_waits_for_it(tmp_path: Path) -> No
     async with open_node(config(tmp_path), lobes) as node:
         (status,) = [s for s in node.statuses() if s.lobe == "needy"]
         assert status.state == "waiting"
-        assert status.cause == "broken failed: OSError('no disk')"
+        assert status.cause == "broken failed: OSError: no disk"
 
 
 @pytest.mark.parametrize("role", SINGLE)
