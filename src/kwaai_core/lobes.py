@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pluggy
@@ -78,6 +77,8 @@ def _version(point: EntryPoint) -> str:
 def _load(name: str, points: Sequence[EntryPoint]) -> Lobe:
     version = _version(points[0])
     owners = sorted({point.dist.name for point in points if point.dist})
+    if not _NAME.fullmatch(name):
+        return Lobe(name, version, error="its name must be like my-lobe-2")
     if len(owners) > 1:
         both = " and ".join(owners)
         return Lobe(name, version, error=f"{both} both provide it: uninstall one of them")
@@ -185,24 +186,16 @@ def fill_roles(
             offering = _chosen(role, chosen[role.value], lobes)
         elif role not in MANY and len(offering) > 1:
             raise RoleConflict(role.value, [lobe.name for lobe in offering])
-        elif not offering and role in CORE.offers and not claimed(role, lobes):
+        elif not offering and role in CORE.offers and not claimants(role, lobes, chosen):
             offering = [CORE]
         filled += [(role, lobe, lobe.offers[role]) for lobe in offering]
     return filled
 
 
-def claimed(
-    role: RoleName, lobes: Sequence[Lobe], chosen: Mapping[str, str] = MappingProxyType({})
-) -> Lobe | None:
-    """The failed lobe that was meant, or chosen, for a role, if there is one."""
-    return next(
-        (
-            lobe
-            for lobe in lobes
-            if lobe.error and (role in lobe.claims or lobe.name == chosen.get(role.value))
-        ),
-        None,
-    )
+def claimants(role: RoleName, lobes: Sequence[Lobe], chosen: Mapping[str, str]) -> list[Lobe]:
+    """The lobes that were meant, or chosen, for a role, and could not be loaded."""
+    wanted = chosen.get(role.value)
+    return [one for one in lobes if one.error and (role in one.claims or one.name == wanted)]
 
 
 def _chosen(role: RoleName, name: str, lobes: Sequence[Lobe]) -> list[Lobe]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kwaai_core.config import Config
-from kwaai_core.errors import ConfigError, LobeFailed, NodeRunning
-from kwaai_core.lobes import CORE, Lobe, claimed, fill_roles, hook_of
+from kwaai_core.errors import ConfigError, NodeRunning, cause_of
+from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of
 from kwaai_core.roles import (
     Catalog,
     Embedder,
     Executor,
-    Host,
     Identity,
     KnowledgeStore,
     Offer,
@@ -28,38 +28,28 @@ from kwaai_core.roles import (
     TrustPolicy,
 )
 from kwaai_core.supervise import Supervised
-from kwaai_core.types import LobeStatus, RoleName
+from kwaai_core.types import MANY, LobeStatus, RoleName
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
-_ORDER = {role: place for place, role in enumerate(RoleName)}
+_ORDER = list(RoleName)
 
 
-@dataclass(eq=False)
-class Node:
-    """The roles of a running node; what the app is built over, and each lobe's host."""
+class _Roles(ABC):
+    """The roles as the properties of :class:`Host`."""
 
-    config: Config
-    lobes: Sequence[Lobe]
-    filled: dict[RoleName, list[Supervised]] = field(default_factory=dict)
-    routes: list[tuple[str, Sequence[BaseRoute]]] = field(default_factory=list)
+    __slots__ = ()
 
+    @abstractmethod
     def one(self, role: RoleName) -> Any:
         """The filling of a single role, None where nobody offers it; raises LobeFailed."""
-        filling = self.filled.get(role)
-        if filling:
-            return filling[0].role
-        failed = claimed(role, self.lobes)
-        if failed is not None:
-            raise LobeFailed(failed.name, failed.error)
-        return None
 
+    @abstractmethod
     def all(self, role: RoleName) -> list[Any]:
         """Every filling of a role."""
-        return [supervised.role for supervised in self.filled.get(role, ())]
 
     @property
     def identity(self) -> Identity | None:
@@ -96,6 +86,25 @@ class Node:
     @property
     def router(self) -> Router | None:
         return self.one(RoleName.ROUTER)  # type: ignore[no-any-return]
+
+
+@dataclass(eq=False)
+class Node(_Roles):
+    """The roles of a running node; what the app is built over."""
+
+    config: Config
+    lobes: Sequence[Lobe]
+    filled: dict[RoleName, list[Supervised]] = field(default_factory=dict)
+    routes: list[tuple[str, Sequence[BaseRoute]]] = field(default_factory=list)
+
+    def one(self, role: RoleName) -> Any:
+        for supervised in self.filled.get(role, ()):
+            supervised.get()  # raises where it failed: whoever needs it has to wait
+            return supervised.role
+        return None
+
+    def all(self, role: RoleName) -> list[Any]:
+        return [supervised.role for supervised in self.filled.get(role, ())]
 
     @property
     def state(self) -> Path:
@@ -137,49 +146,37 @@ def _statuses(lobe: Lobe, opened: dict[int, Supervised]) -> Iterator[LobeStatus]
 
 
 @dataclass(frozen=True, slots=True)
-class _LobeHost:
-    """What one lobe sees: the roles before ``limit``, its own folder, its own settings."""
+class _LobeHost(_Roles):
+    """What one lobe sees: the first ``limit`` roles, its own folder, its own settings."""
 
     node: Node
     lobe: str
-    offer: Offer[Any]
+    table: str
     limit: int
 
-    def _reach(self, role: RoleName) -> None:
-        if _ORDER[role] >= self.limit:
-            raise ConfigError(
-                f"the lobe “{self.lobe}” reaches for the role {role.value}, which opens after "
-                "its own: a lobe may use only the roles before it"
-            )
+    def one(self, role: RoleName) -> Any:
+        return self.node.one(self._reached(role))
 
-    def __getattr__(self, name: str) -> Any:
-        role = _ATTRIBUTES.get(name)
-        if role is None:
-            raise AttributeError(name)
-        self._reach(role)
-        return getattr(self.node, name)
+    def all(self, role: RoleName) -> list[Any]:
+        return self.node.all(self._reached(role))
+
+    def _reached(self, role: RoleName) -> RoleName:
+        if _ORDER.index(role) < self.limit:
+            return role
+        raise ConfigError(
+            f"the lobe “{self.lobe}” reaches for the role {role.value}, which opens after "
+            "its own: a lobe may use only the roles before it"
+        )
 
     @property
     def state(self) -> Path:
         folder = self.node.config.state / "lobes" / self.lobe
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (folder.parent, folder):
+            path.mkdir(mode=0o700, exist_ok=True)
         return folder
 
     def settings(self, kind: type[S]) -> S:
-        return self.node.config.table(self.offer.name, kind)
-
-
-_ATTRIBUTES = {
-    "identity": RoleName.IDENTITY,
-    "transport": RoleName.TRANSPORT,
-    "trust": RoleName.TRUST,
-    "settlement": RoleName.SETTLEMENT,
-    "catalogs": RoleName.CATALOG,
-    "embedder": RoleName.EMBEDDER,
-    "stores": RoleName.STORE,
-    "executors": RoleName.EXECUTOR,
-    "router": RoleName.ROUTER,
-}
+        return self.node.config.table(self.table, kind)
 
 
 @asynccontextmanager
@@ -190,16 +187,32 @@ async def open_node(config: Config, lobes: Sequence[Lobe]) -> AsyncIterator[Node
     :class:`NodeRunning`. Leaving closes the offers in reverse.
     """
     filled = fill_roles(lobes, config.roles)
+    node = Node(config, lobes)
+
+    def retry() -> None:
+        for waiting in (one for fillings in node.filled.values() for one in fillings):
+            waiting.retry()
+
     with _locked(config.state):
-        node = Node(config, lobes)
         async with AsyncExitStack() as stack:
-            for role, lobe, offer in filled:
-                supervised = Supervised(lobe.name, offer)
-                host: Host = _LobeHost(node, lobe.name, offer, _ORDER[role])
-                await stack.enter_async_context(supervised.supervised(host))
-                node.filled.setdefault(role, []).append(supervised)
+            for role in _ORDER:
+                fillings = node.filled[role] = []
+                for lobe, offer in [(lobe, offer) for of, lobe, offer in filled if of is role]:
+                    supervised = Supervised(lobe.name, offer, retry)
+                    host = _LobeHost(node, lobe.name, offer.name, _ORDER.index(role))
+                    await stack.enter_async_context(supervised.supervised(host))
+                    fillings.append(supervised)
+                if role in MANY or not fillings:
+                    fillings += map(_failed, claimants(role, lobes, config.roles))
             node.routes += _routes(node)
             yield node
+
+
+def _failed(lobe: Lobe) -> Supervised:
+    """The filling of a role whose lobe could not be loaded: never open, and not empty either."""
+    supervised = Supervised(lobe.name, Offer(lobe.name, lambda host: nullcontext()))
+    supervised.state, supervised.cause = "failed", lobe.error
+    return supervised
 
 
 def _routes(node: Node) -> Iterator[tuple[str, Sequence[BaseRoute]]]:
@@ -207,11 +220,11 @@ def _routes(node: Node) -> Iterator[tuple[str, Sequence[BaseRoute]]]:
         hook = None if lobe.error else hook_of(lobe, "add_routes")
         if hook is None:
             continue
-        offer = next(iter(lobe.offers.values()), CORE.offers[RoleName.ROUTER])
+        table = next((offer.name for offer in lobe.offers.values()), lobe.name)
         try:
-            yield lobe.name, hook(_LobeHost(node, lobe.name, offer, len(_ORDER)))
-        except Exception as error:  # noqa: BLE001 - foreign code: the node goes on without its routes
-            log.error("lobe %s: its routes are left out: %r", lobe.name, error)
+            yield lobe.name, list(hook(_LobeHost(node, lobe.name, table, len(_ORDER))))
+        except Exception as error:  # noqa: BLE001 - foreign code: the node goes on without it
+            log.error("lobe %s: its routes are left out: %s", lobe.name, cause_of(error))
 
 
 @contextmanager
