@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from kwaai_core import defaults
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.errors import Busy, KwaaiError, ModelNotFound, NoPeerAvailable
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.roles import Executor, Host, Route, Router
 from kwaai_core.testing import (
     CARD,

@@ -20,9 +20,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["kwaai_core.gguf", "kwaai_core.gguf.digest"]):
-    from kwaai_core.gguf.digest import model_digest
     from kwaai_core.errors import ModelFileError
     from kwaai_core.gguf import read_gguf
+    from kwaai_core.gguf.digest import model_digest
 
 from tests.gguf.writer import ample, model
 

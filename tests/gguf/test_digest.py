@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.testing.models import Quantisation, Shape, write_random_model
 from tests.gguf.vectors import EVERYTHING, TENSORS, VECTORS, Fact, Vector, on_page, sha256
 from tests.gguf.writer import Model

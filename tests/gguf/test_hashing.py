@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from kwaai_core.gguf.digest import cached_digest, model_digest
 from kwaai_core.errors import ModelFileError
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import cached_digest, model_digest
 from kwaai_core.testing.models import Shape, write_random_model
 from tests.gguf.writer import Described, ample, model
 

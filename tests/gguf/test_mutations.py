@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.errors import ModelFileError
 from kwaai_core.gguf import GgufFile, read_gguf
+from kwaai_core.gguf.digest import model_digest
 from tests.gguf.writer import ample, array, model
 
 WHOLE = bytes(ample())

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, dequantize
 
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.gguf import GgufFile, read_gguf
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.testing.models import Quantisation, Shape, write_random_model
 
 SMALL = Shape("qwen2", blocks=2, vocabulary=300, tied=False)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import model_digest
 
 
 def test_from_the_first_to_the_last(kwaai, write) -> None:

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 
 from kwaai_core import Host, ModelFileError, ModelNotFound
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.testing.models import Shape, write_random_model
 from kwaai_lobe_smollm2.catalog import DIGEST, ID, bundled_file, open_catalog
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import trio
 
 from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
-from kwaai_core.gguf.digest import cached_digest
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import cached_digest
 from kwaai_lobe_models import ModelsSettings
 from kwaai_lobe_models.folder import scan
 from kwaai_lobe_models.index import Entry, Index, offered

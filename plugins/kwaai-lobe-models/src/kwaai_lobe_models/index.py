@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal, get_type_hints
 
 from kwaai_core import ConfigError, ModelCard, RequestError
-from kwaai_core.gguf.digest import Progress, cached_digest
 from kwaai_core.gguf import GgufFile, Stamp, read_gguf
+from kwaai_core.gguf.digest import Progress, cached_digest
 
 Condition = Literal["ready", "missing", "changed"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import trio
 
 from kwaai_core import Catalog, Host, ModelCard, ModelFileError, ModelNotFound, Span
-from kwaai_core.gguf.digest import cached_digest
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import cached_digest
 
 ID = "smollm2-135m-instruct"
 DIGEST = "34def29c37b3cbcab7146f8e205992738e36d1c5d37a6acb893fb0950e22402d"

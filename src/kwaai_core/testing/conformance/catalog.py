@@ -9,9 +9,9 @@ from pathlib import Path
 
 import trio
 
-from kwaai_core.gguf.digest import model_digest
 from kwaai_core.errors import ModelNotFound
 from kwaai_core.gguf import read_gguf
+from kwaai_core.gguf.digest import model_digest
 from kwaai_core.roles import Catalog
 from kwaai_core.testing.conformance.rules import (
     SECONDS,
