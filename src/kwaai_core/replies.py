@@ -49,7 +49,7 @@ def routing_reply(method: str, path: str, error: HTTPException) -> Json:
 
 
 def public(error: BaseException, request_id: str) -> KwaaiError:
-    """What a client may know of an error: one of ours as it is; a bug is logged, and named by id."""
+    """What a client may know of an error: ours as it is; a bug is logged, and named by id."""
     cause = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]

@@ -43,7 +43,7 @@ class ModelCard:
     """What a catalog or an executor says about one model.
 
     ``id`` is for people and for the API's ``model`` field; ``digest`` is the model's identity,
-    the hex SHA-256 of :mod:`kwaai_core.gguf.digest`, or an empty string where a model has no weights.
+    the hex SHA-256 of :mod:`kwaai_core.gguf.digest`, or empty where a model has no weights.
     ``size`` is in bytes, ``context_length`` in tokens (what the model was trained for),
     ``created`` in seconds since 1970.
     """

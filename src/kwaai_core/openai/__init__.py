@@ -5,6 +5,6 @@ from kwaai_core.openai.chunks import PING, Chunks, failed_event
 from kwaai_core.openai.requests import Call, parse_chat, parse_completion
 
 __all__ = [
-    "PING", "Call", "Chunks", "Head", "completion", "failed_event", "failure", "model", "models", "parse_chat",
-    "parse_completion",
+    "PING", "Call", "Chunks", "Head", "completion", "failed_event", "failure", "model", "models",
+    "parse_chat", "parse_completion",
 ]  # fmt: skip

@@ -4,16 +4,33 @@
 :mod:`kwaai_core.testing.models` needs the extra ``kwaai-core[testing]``.
 """
 
-from kwaai_core.testing.conformance import (
-    Nonconformance,
-    check_catalog,
-    check_executor,
-    check_router,
-)
-from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
-from kwaai_core.testing.nodes import load_lobe, open_test_node
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kwaai_core.testing.conformance import (
+        Nonconformance,
+        check_catalog,
+        check_executor,
+        check_router,
+    )
+    from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
+    from kwaai_core.testing.nodes import load_lobe, open_test_node
 
 __all__ = [
     "CARD", "FakeCatalog", "FakeHost", "Nonconformance", "Played", "ScriptedExecutor", "Step",
     "check_catalog", "check_executor", "check_router", "load_lobe", "open_test_node",
 ]  # fmt: skip
+
+
+_MODULES = ("fakes", "conformance", "nodes")
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when asked for: every run of pytest loads the plugin in here, and trio is slow."""
+    if name in __all__:
+        for module in _MODULES:
+            found = importlib.import_module(f"{__name__}.{module}")
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
