@@ -8,8 +8,8 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,6 +31,15 @@ class ServerSettings:
     body_timeout: float = 30.0
     ping_seconds: float = 5.0
     grace_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port = {self.port}: must be 0 to 65535")
+        for key in ("max_body", "max_messages", "body_timeout", "ping_seconds"):
+            if not getattr(self, key) > 0:  # which a NaN is not either
+                raise ValueError(f"{key} = {getattr(self, key)}: must be more than 0")
+        if not self.grace_seconds >= 0:
+            raise ValueError(f"grace_seconds = {self.grace_seconds}: must not be less than 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,7 @@ CORE_TABLES: Mapping[str, type[Any]] = {
 RESERVED = frozenset({*CORE_TABLES, "lobes", "roles"})
 """What stands at the top of ``kwaai.toml`` and belongs to no lobe."""
 
+_VARIABLES = frozenset(f"KWAAI_{name}" for name in ("CONFIG", "LOBES", "STATE", "STRICT"))
 _SINGLE = tuple(role.value for role in RoleName if role not in MANY)
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE | re.ASCII)
 
@@ -113,13 +123,21 @@ class Config:
     @property
     def lobes(self) -> tuple[str, ...] | None:
         """The complete set of lobes, or None for all that are installed."""
-        for value in (self.flags.get("lobes"), self.environment.get("KWAAI_LOBES")):
+        return self.sourced_lobes()[0]
+
+    def sourced_lobes(self) -> tuple[tuple[str, ...] | None, str]:
+        """:attr:`lobes`, and where that comes from."""
+        given = (
+            (self.flags.get("lobes"), "flag"),
+            (self.environment.get("KWAAI_LOBES"), "KWAAI_LOBES"),
+        )
+        for value, source in given:
             if value is not None:
-                return tuple(name.strip() for name in value.split(",") if name.strip())
-        listed = self.document.get("lobes")
-        if listed is None:
-            return None
-        return _convert(listed, tuple[str, ...], "lobes", self.file.name)  # type: ignore[no-any-return]
+                return tuple(name.strip() for name in value.split(",") if name.strip()), source
+        if "lobes" not in self.document:
+            return None, "default"
+        listed = self.document["lobes"]
+        return _convert(listed, tuple[str, ...], "lobes", self.file), str(self.file)
 
     @property
     def roles(self) -> Mapping[str, str]:
@@ -132,24 +150,32 @@ class Config:
         return chosen
 
     def table(self, name: str, kind: type[S]) -> S:
-        """A table as its settings dataclass; raises :class:`ConfigError`."""
-        return kind(**{key: value for key, (value, _) in self.sourced(name, kind).items()})
+        """A table as its settings dataclass, whose ``__post_init__`` may refuse with ValueError.
+
+        Errors: :class:`ConfigError`.
+        """
+        found = self.sourced(name, kind)
+        try:
+            return kind(**{key: value for key, (value, _) in found.items()})
+        except ValueError as error:
+            sources = sorted({source for _, source in found.values()} - {"default"})
+            raise ConfigError(f"{', '.join(sources)}: [{name}] {error}") from None
 
     def sourced(self, name: str, kind: type[Any]) -> dict[str, tuple[Any, str]]:
         """Every key of a table with its value and where that comes from."""
         given = _as_table(self.document.get(name, {}), name, self.file)
         hints = get_type_hints(kind)
-        fields = {f.name: f for f in dataclasses.fields(kind)}
+        keys = {f.name: f for f in fields(kind)}
         for key in given:
-            if key not in fields:
-                raise ConfigError(f"{self.file}: [{name}] {key}: {_nearest(key, fields, 'key')}")
-        return {key: self._value(name, f, hints[key], given) for key, f in fields.items()}
+            if key not in keys:
+                raise ConfigError(f"{self.file}: [{name}] {key}: {_nearest(key, keys, 'key')}")
+        return {key: self._value(name, f, hints[key], given) for key, f in keys.items()}
 
     def _value(
         self, table: str, f: dataclasses.Field[Any], kind: Any, given: Mapping[str, Any]
     ) -> tuple[Any, str]:
         place = f"[{table}] {f.name}"
-        variable = f"KWAAI_{table}_{f.name}".upper().replace("-", "_")
+        variable = _variable(table, f.name)
         flag = self.flags.get(f"{table}.{f.name}")
         if flag is not None:
             return _convert(flag, kind, place, "the command line"), "flag"
@@ -170,16 +196,25 @@ class Config:
         for name, kind in known.items():
             self.table(name, kind)
         _ = self.lobes, self.roles
-        warnings = []
-        for name in self.document:
-            if name in known or name in ("lobes", "roles"):
-                continue
-            if difflib.get_close_matches(name, [*known, "lobes", "roles"], 1, 0.75):
+        warnings = [*self._strange_variables(known)]
+        for name in self.document.keys() - known.keys() - RESERVED:
+            if difflib.get_close_matches(name, [*known, *RESERVED], 1, 0.75):
                 raise ConfigError(
-                    f"{self.file}: {name}: {_nearest(name, [*known, 'lobes', 'roles'], 'table')}"
+                    f"{self.file}: {name}: {_nearest(name, [*known, *RESERVED], 'table')}"
                 )
             warnings.append(f"{self.file}: [{name}] belongs to no installed lobe and does nothing")
-        return warnings
+        return sorted(warnings)
+
+    def _strange_variables(self, tables: Mapping[str, type[Any]]) -> Iterator[str]:
+        known = {_variable(name, f.name) for name, kind in tables.items() for f in fields(kind)}
+        for name in self.environment.keys() - known - _VARIABLES:
+            near = difflib.get_close_matches(name, [*known, *_VARIABLES], 1, 0.8)
+            hint = f"; did you mean {near[0]}?" if near else ", and does nothing"
+            yield f"{name} is no setting of core or of an installed lobe{hint}"
+
+
+def _variable(table: str, key: str) -> str:
+    return f"KWAAI_{table}_{key}".upper().replace("-", "_")
 
 
 def load_config(flags: Mapping[str, Any] | None = None, *, state: Path | None = None) -> Config:

@@ -32,7 +32,7 @@ class LocalRouter:
         """See :meth:`kwaai_core.Router.route`; a failed executor counts only if no other can."""
         if intent.max_price is not None:
             raise RequestError("max_price: nothing has a price here yet", param="kwaai.max_price")
-        seen, failure = [], None
+        seen, failure = set[str](), None
         for executor in self._host.executors:
             try:
                 cards = await executor.models()
@@ -42,10 +42,10 @@ class LocalRouter:
             for card in cards:
                 if intent.model == card.id or (card.digest and intent.model == card.digest):
                     return _local(executor, card)
-            seen += [card.id for card in cards]
+            seen.update(card.id for card in cards)
         if failure is not None:
             raise failure
-        raise ModelNotFound(intent.model, seen)
+        raise ModelNotFound(intent.model, sorted(seen))
 
 
 def _local(executor: Executor, card: ModelCard) -> Route:

@@ -70,6 +70,7 @@ def test_flag_goes_before_environment_before_file_before_default() -> None:
 
 def test_a_flag_that_was_not_given_counts_for_nothing() -> None:
     assert config({"server": {"port": 1}}, flags={"server.port": None}).server.port == 1
+    assert config({"server": {"port": 1}}, flags={"server.port": 0}).server.port == 0
 
 
 def test_lobes_come_from_flag_environment_or_file() -> None:
@@ -79,6 +80,9 @@ def test_lobes_come_from_flag_environment_or_file() -> None:
     assert config(file, environment=environment).lobes == ("b", "b2")
     assert config(file, environment=environment, flags={"lobes": "a"}).lobes == ("a",)
     assert config(file, flags={"lobes": ""}).lobes == ()
+    assert config(file).sourced_lobes() == (("c",), "kwaai.toml")
+    assert config(environment=environment).sourced_lobes()[1] == "KWAAI_LOBES"
+    assert config().sourced_lobes() == (None, "default")
 
 
 @pytest.mark.parametrize(
@@ -170,6 +174,37 @@ def test_what_is_wrong_is_named(document: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         config(document).check({})
     assert str(caught.value) == f"kwaai.toml: {message}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "must"),
+    [
+        ("port", 65536, "must be 0 to 65535"),
+        ("port", -1, "must be 0 to 65535"),
+        ("max_body", 0, "must be more than 0"),
+        ("body_timeout", float("nan"), "must be more than 0"),
+        ("ping_seconds", -2.0, "must be more than 0"),
+        ("grace_seconds", -0.5, "must not be less than 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named(key: str, value: float, must: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _ = config({"server": {key: value}}).server
+    assert str(caught.value) == f"kwaai.toml: [server] {key} = {value}: {must}"
+    variable = f"KWAAI_SERVER_{key.upper()}"
+    with pytest.raises(ConfigError, match=variable):
+        _ = config(environment={variable: str(value)}).server
+
+
+def test_a_variable_that_does_nothing_is_a_warning() -> None:
+    environment = {"KWAAI_SERVER_PROT": "1", "KWAAI_ELSEWHERE": "x", "KWAAI_STATE": "s"}
+    elsewhere, misspelt = config(environment=environment).check({})
+    assert elsewhere.startswith(
+        "KWAAI_ELSEWHERE is no setting of core or of an installed lobe, and"
+    )
+    assert misspelt.startswith("KWAAI_SERVER_PROT is no setting of core")
+    assert misspelt.endswith("did you mean KWAAI_SERVER_PORT?")
+    assert config(environment={"KWAAI_LOBE_COUNT": "1"}).check({"lobe": Settings}) == []
 
 
 def test_a_role_that_many_may_fill_is_not_chosen() -> None:
