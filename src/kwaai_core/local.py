@@ -1,17 +1,21 @@
-"""The running node, for commands on the same machine: its app on a Unix socket."""
+"""The running node, for commands on the same machine, and who else has its port."""
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kwaai_core.errors import NoNode
+from kwaai_core.errors import NoNode, cause_of
 
 if TYPE_CHECKING:
     import httpx
 
 SOCKET = "node.sock"
+_LISTEN = "0A"  # of the column "st" of /proc/net/tcp
 
 
 def node_runs(state: Path) -> bool:
@@ -24,14 +28,53 @@ def node_runs(state: Path) -> bool:
     return True
 
 
-def node_client(state: Path, *, timeout: float | None = 30.0) -> httpx.Client:
-    """A client of the node that runs on a state folder; the caller closes it.
+def node_client(
+    state: Path, *, timeout: float | None = 30.0
+) -> AbstractContextManager[httpx.Client]:
+    """A client of the node that runs on a state folder, for the time of a ``with`` block.
 
-    ``timeout`` is in seconds for each operation. Errors: :class:`NoNode`.
+    ``timeout`` is in seconds for each operation. Errors: :class:`NoNode`, at once where there is
+    none, and out of the block where it does not answer or goes away meanwhile.
     """
     if not node_runs(state):
         raise NoNode(f"no node runs here ({state}): kwaai run")
+    return _client(state, timeout)
+
+
+@contextmanager
+def _client(state: Path, timeout: float | None) -> Iterator[httpx.Client]:
     import httpx
 
     transport = httpx.HTTPTransport(uds=str(state / SOCKET))
-    return httpx.Client(transport=transport, base_url="http://localhost", timeout=timeout)
+    try:
+        with httpx.Client(
+            transport=transport, base_url="http://localhost", timeout=timeout
+        ) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise NoNode(
+            f"the node here ({state}) does not answer any more: {cause_of(error)}"
+        ) from error
+
+
+def listener_on(port: int) -> str:
+    """Which process listens on a TCP port, as far as this user may see it; else an empty text."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(file) in sockets for file in (process / "fd").iterdir()):
+                return f"{(process / 'comm').read_text().strip()} (process {process.name})"
+        except OSError:
+            continue  # not ours to look at, or gone
+    return ""
+
+
+def _listening(port: int) -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path("/proc/net", table).read_text().splitlines()[1:]
+        except OSError:
+            continue  # another system, or no IPv6
+        for _, local, _, state, *rest in map(str.split, lines):
+            if state == _LISTEN and int(local.rpartition(":")[2], 16) == port:
+                yield rest[5]

@@ -42,7 +42,7 @@ class Readable(logging.Formatter):
 def set_up(level: str, layout: str) -> None:
     """Send every record of ``level`` and above to stderr as ``text`` or ``json``."""
     handler = logging.StreamHandler()
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     handler.setFormatter(JsonLines() if layout == "json" else Readable(colour=colour))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("httpx", "httpcore", "asyncio"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -18,7 +19,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from kwaai_core.app import Served, build_app
 from kwaai_core.connection import Connection
 from kwaai_core.errors import ConfigError
-from kwaai_core.local import SOCKET
+from kwaai_core.local import SOCKET, listener_on
 from kwaai_core.security import require_loopback
 from kwaai_core.sse import Calls
 
@@ -136,8 +137,10 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
         try:
             listener.bind((address, port))
             listener.listen(_BACKLOG)
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
+        except OSError as error:
+            why = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE and (owner := listener_on(port)):
+                why += f" by {owner}"
             raise ConfigError(
                 f"cannot listen on {host} port {port}: {why}. Choose another port: "
                 "kwaai run --port, or [server] port in kwaai.toml"

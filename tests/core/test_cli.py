@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def test_without_the_commands_of_a_broken_lobe_kwaai_goes_on(
     code, out, err = kwaai("version")
     assert code == 0
     assert "lobe broken 1.5" in out
-    assert err == "lobe broken: its commands are left out: OSError('x')\n"
+    assert err == "lobe broken: its commands are left out: OSError: x\n"
 
 
 def test_versions(kwaai: Kwaai, install: Install) -> None:
@@ -213,6 +214,23 @@ def test_settings_are_shown_with_their_source(
     assert f"port = 9  # {file}" in out.splitlines()
 
 
+def test_what_is_shown_can_be_written_to_the_file(
+    kwaai: Kwaai, kwaai_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (kwaai_home / "kwaai.toml").write_text('lobes = ["mine"]\n[roles]\nrouter = "mine"\n')
+    _, out, _ = kwaai("config", "show")
+    shown = tomllib.loads(out)
+    assert (shown["lobes"], shown["roles"]) == (["mine"], {"router": "mine"})
+    assert shown["server"]["port"] == 8000
+    monkeypatch.setenv("KWAAI_LOBES", "other, another")
+    _, out, _ = kwaai("config", "show", "--json")
+    assert json.loads(out)["lobes"] == {"value": ["other", "another"], "source": "KWAAI_LOBES"}
+    (kwaai_home / "kwaai.toml").write_text("")
+    monkeypatch.delenv("KWAAI_LOBES")
+    _, out, _ = kwaai("config", "show")
+    assert "lobes" not in tomllib.loads(out)
+
+
 def test_where_the_settings_are(kwaai: Kwaai, kwaai_home: Path) -> None:
     file = kwaai_home / "kwaai.toml"
     assert kwaai("config", "path")[1] == f"settings {file}\nstate    {kwaai_home / 'state'}\n"
@@ -250,6 +268,22 @@ def test_a_pipe_that_nobody_reads_is_no_bug(kwaai_home: Path) -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_one_prompt_is_enough(kwaai: Kwaai) -> None:
+    code, _, err = kwaai("chat", "echo", "hello", "-p", "hello")
+    assert code == 2
+    assert "two prompts" in err
+
+
+def test_colour_is_for_terminals_that_want_it(
+    kwaai: Kwaai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("click._compat.isatty", lambda stream: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[31merror:" in kwaai("run", "--host", "0.0.0.0", "--lobes", "")[2]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in kwaai("run", "--host", "0.0.0.0", "--lobes", "")[2]
 
 
 def test_chat_without_a_prompt_or_a_model_says_what_to_do(

@@ -1,12 +1,13 @@
 """The client of a running node: what it says when there is none."""
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
 from kwaai_core.errors import NoNode
-from kwaai_core.local import SOCKET, node_client, node_runs
+from kwaai_core.local import SOCKET, listener_on, node_client, node_runs
 
 
 def test_without_a_node(tmp_path: Path) -> None:
@@ -29,3 +30,33 @@ def test_a_socket_that_a_dead_node_left_is_no_node(tmp_path: Path) -> None:
 
 def test_a_path_too_long_for_a_socket_has_no_node(tmp_path: Path) -> None:
     assert not node_runs(tmp_path / ("x" * 200))
+
+
+def test_a_node_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / SOCKET))
+        listening.listen()
+        silent = pytest.raises(NoNode, match="does not answer any more: ReadTimeout")
+        with silent, node_client(tmp_path, timeout=0.01) as client:
+            client.get("/health")
+
+
+def test_an_error_of_the_block_is_its_own(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / SOCKET))
+        listening.listen()
+        with pytest.raises(ZeroDivisionError), node_client(tmp_path):
+            raise ZeroDivisionError
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc")
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_who_has_a_port_is_known(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.bind((address, 0))
+        port = listening.getsockname()[1]
+        assert listener_on(port) == ""
+        listening.listen()
+        assert listener_on(port).endswith(f"(process {os.getpid()})")
+    assert listener_on(port) == ""

@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from kwaai_core.cli.chat import chat
 from kwaai_core.cli.run import run
 from kwaai_core.cli.show import config, lobes
-from kwaai_core.errors import ConfigError, KwaaiError
+from kwaai_core.errors import ConfigError, KwaaiError, cause_of
 from kwaai_core.lobes import find_lobes, hook_of
 
 __all__ = ["cli", "main"]
@@ -45,9 +45,11 @@ for command in (run, chat, lobes, config):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point. Errors are a line on stderr; exit codes: 1 failed, 2 usage or settings."""
-    _add_commands_of_lobes(cli)
+    colour = False if os.environ.get("NO_COLOR") else None  # None: where it is a terminal
+    words = None if arguments is None else list(arguments)
     try:
-        code = cli.main(arguments, standalone_mode=False)
+        _add_commands_of_lobes(cli)
+        code = cli.main(words, standalone_mode=False, color=colour)
         sys.exit(code if isinstance(code, int) else 0)  # what a command gave to Context.exit
     except click.ClickException as error:
         error.show()
@@ -55,17 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except ConfigError as error:
-        _fail(error, 2)
+        _fail(error, 2, colour)
     except KwaaiError as error:
-        _fail(error, 1)
+        _fail(error, 1, colour)
     except Exception as error:  # our own bug: a user gets a line, whoever mends it the traceback
         if os.environ.get("KWAAI_STRICT") == "1":
             raise
-        _fail(f"this is a bug in kwaai: {error!r} (KWAAI_STRICT=1 shows where)", 70)
+        _fail(f"this is a bug in kwaai: {error!r} (KWAAI_STRICT=1 shows where)", 70, colour)
 
 
-def _fail(error: object, code: int) -> None:
-    click.echo(f"{click.style('error:', fg='red')} {error}", err=True)
+def _fail(error: object, code: int, colour: bool | None) -> NoReturn:
+    click.echo(f"{click.style('error:', fg='red')} {error}", err=True, color=colour)
     sys.exit(code)
 
 
@@ -77,4 +79,5 @@ def _add_commands_of_lobes(group: click.Group) -> None:
         try:
             hook(group)
         except Exception as error:  # noqa: BLE001 - foreign code: kwaai goes on without its commands
-            click.echo(f"lobe {lobe.name}: its commands are left out: {error!r}", err=True)
+            line = f"lobe {lobe.name}: its commands are left out: {cause_of(error)}"
+            click.echo(line, err=True)

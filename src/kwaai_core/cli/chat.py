@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kwaai_core.cli.setting_up import leaf, prepare
-from kwaai_core.errors import KwaaiError
+from kwaai_core.cli.setting_up import prepare
+from kwaai_core.errors import KwaaiError, leaf
 
 if TYPE_CHECKING:
     import httpx
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("-p", "--prompt", help="Ask this and end; without it, standard input or a dialogue.")
+@click.argument("words", metavar="[PROMPT]...", nargs=-1)
+@click.option("-p", "--prompt", help="The same, where no MODEL is named.")
 @click.option("-s", "--system", help="What the model is told before the conversation.")
 @click.option("-t", "--temperature", type=click.FloatRange(0, 2), help="0 is greedy.")
 @click.option("-n", "--max-tokens", type=click.IntRange(1), help="Of each answer.")
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One answer as one JSON object.")
 def chat(
     model: str | None,
+    words: tuple[str, ...],
     prompt: str | None,
     system: str | None,
     temperature: float | None,
@@ -45,9 +47,13 @@ def chat(
 ) -> None:
     """Talk to MODEL, by default the first there is that has weights.
 
-    Uses the node that runs here, or opens one for the time being. In a dialogue Ctrl-C stops the
-    answer and Ctrl-D ends.
+    Asks PROMPT, or what comes from standard input, and ends; with neither it is a dialogue, in
+    which Ctrl-C stops the answer and Ctrl-D ends. Uses the node that runs here, or opens one for
+    the time being.
     """
+    if words and prompt is not None:
+        raise click.UsageError("there are two prompts: one after MODEL, and one with -p")
+    prompt = " ".join(words) or prompt
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
         if not prompt.strip():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kwaai_core.cli.setting_up import leaf, prepare
+from kwaai_core.cli.setting_up import prepare
+from kwaai_core.errors import leaf
 
 if TYPE_CHECKING:
     import trio
@@ -61,20 +62,23 @@ async def _serve(config: Config, lobes: Sequence[Lobe]) -> None:
     from kwaai_core.node import open_node
     from kwaai_core.server import serve
 
-    stop = trio.Event()
+    bound, stop = trio.Event(), trio.Event()
+
+    def announce(urls: Sequence[str]) -> None:
+        bound.set()
+        for url in urls:
+            click.echo(f"kwaai listens on {url}/v1 (stop with Ctrl-C)")
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(_watch_signals, stop)
+        await nursery.start(_watch_signals, bound, stop, nursery.cancel_scope)
         async with open_node(config, lobes) as node:
-            await serve(node, config.server, config.state, stop=stop, on_bound=_announce)
+            await serve(node, config.server, config.state, stop=stop, on_bound=announce)
         nursery.cancel_scope.cancel()
 
 
-def _announce(urls: Sequence[str]) -> None:
-    for url in urls:
-        click.echo(f"kwaai listens on {url}/v1 (stop with Ctrl-C)")
-
-
-async def _watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+async def _watch_signals(
+    bound: trio.Event, stop: trio.Event, node: trio.CancelScope, task_status: trio.TaskStatus[None]
+) -> None:
     import trio
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -84,3 +88,5 @@ async def _watch_signals(stop: trio.Event, task_status: trio.TaskStatus[None]) -
                 os._exit(128 + number)  # asked twice: the workers end with our sockets
             click.echo("stopping: answers under way may finish; again to stop at once", err=True)
             stop.set()
+            if not bound.is_set():
+                node.cancel()  # a lobe may take a minute to open, and nobody waits for it any more

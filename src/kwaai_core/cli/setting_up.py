@@ -23,10 +23,3 @@ def prepare(flags: Mapping[str, Any]) -> tuple[Config, list[Lobe]]:
     for warning in config.check(tables_of(installed)):
         click.echo(f"warning: {warning}", err=True)
     return config, select(installed, config.lobes)
-
-
-def leaf(error: BaseException) -> BaseException:
-    """The first error in an exception group, or the error itself."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

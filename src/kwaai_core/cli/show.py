@@ -96,18 +96,22 @@ def check() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show(as_json: bool) -> None:
     """Print every setting with its value and where that comes from."""
-    loaded = load_config()
+    loaded, settings = load_config(), dict[str, dict[str, tuple[Any, str]]]()
     tables: Mapping[str, type[Any]] = {**CORE_TABLES, **tables_of(find_lobes())}
-    values = {name: loaded.sourced(name, kind) for name, kind in tables.items()}
+    lobes, source = loaded.sourced_lobes()
+    settings[""] = {"lobes": (lobes, source)}
+    settings["roles"] = {role: (name, str(loaded.file)) for role, name in loaded.roles.items()}
+    settings |= {name: loaded.sourced(name, kind) for name, kind in tables.items()}
     if as_json:
-        plain = {
+        plain: dict[str, Any] = {
             table: {key: {"value": v, "source": s} for key, (v, s) in keys.items()}
-            for table, keys in values.items()
+            for table, keys in settings.items()
         }
-        click.echo(json.dumps(plain, indent=2))
+        click.echo(json.dumps(plain.pop("") | plain, indent=2))
         return
-    for table, keys in values.items():
-        if keys:
-            click.echo(f"[{table}]")
+    for table, keys in settings.items():
+        if table and keys:
+            click.echo(f"\n[{table}]")
         for key, (value, source) in keys.items():
-            click.echo(f"{key} = {json.dumps(value)}  # {source}")
+            line = f"# {key} is not set" if value is None else f"{key} = {json.dumps(value)}"
+            click.echo(f"{line}  # {source}")
