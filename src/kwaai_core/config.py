@@ -223,7 +223,7 @@ def load_config(flags: Mapping[str, Any] | None = None, *, state: Path | None = 
     try:
         document = tomllib.loads(file.read_text())
     except FileNotFoundError:
-        if "KWAAI_CONFIG" in os.environ:
+        if os.environ.get("KWAAI_CONFIG"):
             raise ConfigError(f"KWAAI_CONFIG names {file}, which does not exist") from None
         document = {}
     except (OSError, UnicodeDecodeError) as error:

@@ -296,6 +296,8 @@ def test_a_file_that_was_named_must_exist(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("KWAAI_CONFIG", str(home / "missing.toml"))
     with pytest.raises(ConfigError, match=r"missing\.toml, which does not exist"):
         load_config()
+    monkeypatch.setenv("KWAAI_CONFIG", "")
+    assert load_config().file == home / "kwaai" / "kwaai.toml"
 
 
 @pytest.mark.parametrize("content", [b"[server", b"a = 1\na = 2", b"\xff"])
