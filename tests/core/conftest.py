@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from kwaai_core.cli import cli, main
+
 Install = Callable[..., None]
+Kwaai = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -50,3 +53,27 @@ def kept_logging() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def kwaai(
+    kwaai_home: Path,
+    site: Path,
+    kept_logging: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Kwaai:
+    """Runs a command: its exit code, what it printed, what it complained of."""
+    monkeypatch.setattr(cli, "commands", dict(cli.commands))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            code = end.code
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

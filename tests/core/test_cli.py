@@ -8,16 +8,13 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from kwaai_core.cli import cli, main
+from kwaai_core.cli import main
 
-from .conftest import Install
-
-Kwaai = Callable[..., tuple[int, str, str]]
+from .conftest import Install, Kwaai
 
 LOBE = """
 import click
@@ -33,30 +30,6 @@ def add_commands(cli):
     def command():
         {body}
 """
-
-
-@pytest.fixture
-def kwaai(
-    kwaai_home: Path,
-    site: Path,
-    kept_logging: None,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Kwaai:
-    """Runs a command: its exit code, what it printed, what it complained of."""
-    monkeypatch.setattr(cli, "commands", dict(cli.commands))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            main(arguments)
-        except SystemExit as end:
-            assert isinstance(end.code, int)
-            code = end.code
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def test_help_imports_nothing_heavy(kwaai_home: Path) -> None:

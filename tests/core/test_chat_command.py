@@ -1,0 +1,142 @@
+"""`kwaai chat`: one question or a dialogue, with a node of its own or with the one that runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Install, Kwaai
+from .terminal import CTRL_C, CTRL_D, kwaai_on_terminal
+
+LOBE = """
+from contextlib import asynccontextmanager
+from kwaai_core import Offer, WorkerLost, hookimpl
+
+@asynccontextmanager
+async def open_(host):
+    import trio
+    from kwaai_core.testing import ScriptedExecutor
+    {body}
+
+@hookimpl
+def provide_executor():
+    return Offer("fake", open_)
+"""
+COUNTING = """
+    class Counting(ScriptedExecutor):
+        def answer(self, request):
+            roles = " ".join(message.role for message in request.prompt)
+            self.script = [f"<{roles}>"] if len(self.plays) > 1 else ["Hel", "lo", trio.Event()]
+            return super().answer(request)
+    yield Counting()
+"""
+SAYS = "One two three four five"
+
+
+@pytest.fixture
+def fake(install: Install) -> None:
+    install("fake", LOBE.format(body="yield ScriptedExecutor()"))
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    "words", [("fake/model", "how", "many?"), ("-p", "how many?"), ("fake/model", "-p", "how")]
+)
+def test_one_question_has_one_answer(kwaai: Kwaai, words: tuple[str, ...]) -> None:
+    assert kwaai("chat", "--lobes", "fake", *words) == (0, f"{SAYS}\n", "")
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_question_may_come_from_standard_input(
+    kwaai: Kwaai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("how many?\n"))
+    assert kwaai("chat", "--lobes", "fake") == (0, f"{SAYS}\n", "")
+
+
+@pytest.mark.usefixtures("fake")
+def test_json_has_the_text_and_the_facts(kwaai: Kwaai) -> None:
+    command = ("chat", "--lobes", "fake", "--json", "-s", "Be brief.", "-n", "2", "-p", "how many?")
+    code, out, err = kwaai(*command)
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["text"], told["finish_reason"], told["model"]) == (
+        "One two",
+        "length",
+        "fake/model",
+    )
+    assert (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]) == (4, 2)
+    assert told["seconds"] > 0
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_unknown_model_is_answered_with_those_there_are(kwaai: Kwaai) -> None:
+    code, out, err = kwaai("chat", "--lobes", "fake", "other", "hello")
+    assert (code, out) == (1, "")
+    assert err == "error: there is no model “other” here; available: fake/model\n"
+
+
+def test_without_a_model_it_is_said_what_to_install(kwaai: Kwaai) -> None:
+    code, _, err = kwaai("chat", "--lobes", "", "-p", "hello")
+    assert code == 1
+    assert "there is no model here: pip install" in err
+
+
+def test_an_answer_that_breaks_off_is_a_failure(kwaai: Kwaai, install: Install) -> None:
+    broken = "yield ScriptedExecutor(['One', WorkerLost('the worker died')])"
+    install("fake", LOBE.format(body=broken))
+    code, out, err = kwaai("chat", "--lobes", "fake", "-p", "hello")
+    assert code == 1
+    assert out.strip() == "One"
+    assert err.endswith("error: the worker died\n")
+
+
+def test_a_lobe_that_cannot_open_is_named(kwaai: Kwaai, install: Install) -> None:
+    install("fake", LOBE.format(body="raise OSError('no disk')\n    yield"))
+    code, out, err = kwaai("chat", "--lobes", "fake", "fake/model", "hello")
+    assert (code, out) == (1, "")
+    assert "error: the lobe “fake” failed: OSError: no disk" in err
+
+
+def test_in_a_dialogue_ctrl_c_stops_the_answer(kwaai_home: Path, install: Install) -> None:
+    install("fake", LOBE.format(body=COUNTING.strip()))
+    with kwaai_on_terminal("chat", "--lobes", "fake", "--system", "Be brief.") as terminal:
+        terminal.wait_for("> ")
+        terminal.type("how many?\n")
+        terminal.wait_for("Hello")
+        terminal.type(CTRL_C)
+        terminal.wait_for("> ")
+        terminal.type("and now?\n")
+        terminal.wait_for("<system user assistant user>")
+        terminal.wait_for("> ")
+        terminal.type(CTRL_C)
+        terminal.wait_for("(Ctrl-D ends)")
+        terminal.type(CTRL_D)
+        assert terminal.wait_for_end() == 0
+    assert "Traceback" not in terminal.shown
+
+
+def test_ctrl_c_ends_a_single_question(kwaai_home: Path, install: Install) -> None:
+    install("fake", LOBE.format(body=COUNTING.strip()))
+    with kwaai_on_terminal("chat", "--lobes", "fake", "fake/model", "how many?") as terminal:
+        terminal.wait_for("Hello")
+        terminal.type(CTRL_C)
+        assert terminal.wait_for_end() == 130
+    assert "Traceback" not in terminal.shown
+
+
+def test_a_dialogue_ends_when_its_node_is_gone(kwaai_home: Path, install: Install) -> None:
+    install("fake", LOBE.format(body=COUNTING.strip()))
+    with kwaai_on_terminal("run", "--lobes", "fake", "--port", "0") as node:
+        node.wait_for("listens on")
+        with kwaai_on_terminal("chat") as dialogue:
+            dialogue.wait_for("> ")
+            dialogue.type("how many?\n")
+            dialogue.wait_for("Hello")
+            node.process.kill()
+            assert dialogue.wait_for_end() == 1
+    assert "does not answer any more" in dialogue.shown
+    assert "Traceback" not in dialogue.shown
