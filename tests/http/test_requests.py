@@ -86,7 +86,10 @@ def test_roles_names_and_parts() -> None:
         messages=[
             {"role": "system", "content": "s"},
             {"role": "developer", "content": "d"},
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
             {"role": "assistant", "content": "", "tool_calls": None, "refusal": None, "name": "n"},
             {"role": "tool", "content": "t", "tool_call_id": "call_1"},
         ]

@@ -98,9 +98,7 @@ async def test_logits_are_the_same_to_the_bit(
         second = [
             prompt + text + " Go on." for prompt, (text, _) in zip(prompts, alone, strict=True)
         ]
-        turns = []
-        for prompt in second:
-            turns.append(await asker.ask(prompt))
+        turns = [await asker.ask(prompt) for prompt in second]
         # asked once more, now with the chunks of the second turn itself in the cache
         assert await asker.ask(second[-1]) == turns[-1] and asker.cached >= 640
     async with asking(open_worker, plan) as fresh:

@@ -36,7 +36,9 @@ assert ctypes.string_at(start, size) == bytes([9]) * size
 def test_only_zeros_are_given_back() -> None:
     # in a process of its own, as the function is for one without other threads
     script = SCRIPT.format(tests=__file__.rpartition("/")[0])
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
     released, freed = map(int, run.stdout.split())
     assert released >= 55 and freed >= 50

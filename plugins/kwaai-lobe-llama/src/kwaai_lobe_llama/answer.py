@@ -44,7 +44,7 @@ class Answer(trio.abc.ReceiveChannel[Delta]):
             raise self._error
 
     def receive_nowait(self) -> Delta:
-        """The next delta if it is here, else ``trio.WouldBlock``; the end is for :meth:`receive`."""
+        """The next delta if it is here, else ``trio.WouldBlock``; only :meth:`receive` ends."""
         if not self._deltas:
             raise trio.WouldBlock
         return self._deltas.popleft()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kwaai_core import Message, Prompt, Sampling
@@ -49,7 +49,7 @@ class Job:
     """What a worker is asked to generate. ``digest``: hash the logits of every sampled row."""
 
     prompt: Prompt
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     digest: bool = False

@@ -26,7 +26,7 @@ else:
         sys.modules["llama_cpp"] = package
     from llama_cpp import llama_cpp as C
 
-__all__ = ["ABORT_WHEN_SET", "C", "KV_TYPES", "capture_log"]
+__all__ = ["ABORT_WHEN_SET", "KV_TYPES", "C", "capture_log"]
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
 """Numbers of ``enum ggml_type`` that a KV cache may have here."""

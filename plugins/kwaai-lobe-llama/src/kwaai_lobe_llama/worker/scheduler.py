@@ -284,7 +284,7 @@ class Scheduler:
             session.digest.update(self._engine.logits(row))
         token = session.sampler.sample(self._engine, row)
         if session.cancelled:
-            return
+            return None
         if not self._endless and self._engine.is_end(token):
             return self._end(session, "stop")
         session.token = token

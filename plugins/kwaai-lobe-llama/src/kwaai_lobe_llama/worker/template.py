@@ -102,7 +102,7 @@ class ChatTemplate:
             ) from None
         except TemplateError:
             raise
-        except Exception as error:  # the template is foreign code: whatever it raises is its fault
+        except Exception as error:  # noqa: BLE001  # foreign code: what it raises is its fault
             raise TemplateError(f"the model's chat template failed: {error}") from None
 
     def _join(self, **context: Any) -> str:
