@@ -173,6 +173,15 @@ def test_an_answer_is_its_own_whatever_happens_around_it(
         assert end.reason == ("length" if len(tokens) == one.limit else "stop")
 
 
+def test_a_lone_row_of_the_last_stream_is_padded_in_front() -> None:
+    engine, sink = FakeEngine(replace(PLAN, exact=True, min_rows=2)), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    for number in range(PLAN.streams):
+        scheduler.submit(session(number, [1], 1))
+    run(scheduler)
+    assert set(sink.texts.values()) == {spelled(answer([1], 1))}
+
+
 def run(scheduler: Scheduler) -> None:
     while not scheduler.idle:
         scheduler.step()

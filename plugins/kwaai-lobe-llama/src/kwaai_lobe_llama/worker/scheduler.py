@@ -207,14 +207,15 @@ class Scheduler:
         began = time.perf_counter()
         if len(rows) >= self._plan.min_rows:
             self._engine.prefill(rows, start, stream.number, output=last)
+            place = len(rows) - 1
         else:
-            self._run_padded([Row(rows[0], start, stream.number, last)])
+            (place,) = self._run_padded([Row(rows[0], start, stream.number, last)])
         self._row_seconds = (time.perf_counter() - began) / len(rows)
         stream.tokens += rows
         if stream.chunked == start and len(rows) == self._plan.chunk:
             stream.chunked = start + len(rows)
         if last:
-            self._take(session, len(rows) - 1)
+            self._take(session, place)
 
     def _chunk_rows(self, start: int) -> int:
         plan = self._plan
