@@ -216,7 +216,8 @@ class Offer(Generic[T_co]):
 
     ``open`` is called inside the node's event loop; what it yields fills the role until the
     context is left. An exception out of the context means that the lobe crashed. ``settings`` is
-    a frozen dataclass whose fields, with their defaults, are the keys of the table ``[name]``.
+    a frozen dataclass whose fields, with their defaults, are the keys of the table ``[name]``;
+    its ``__post_init__`` may refuse a value with :class:`ValueError`.
     """
 
     name: str
