@@ -11,6 +11,10 @@ from followed import Step, matches, steps
 
 ROOT = Path(__file__).parents[2]
 PAGES = [page for page in sorted(ROOT.glob("docs/**/*.md")) if any(steps(page))]
+SCRIPTS = {
+    "kwaai": "from kwaai_core.cli import main\nmain()",
+    "pytest": "import sys, pytest\nsys.exit(pytest.console_main())",
+}
 
 
 @pytest.fixture
@@ -21,9 +25,10 @@ def fresh(tmp_path: Path) -> dict[str, str]:
     (site,) = folder.glob("lib/python*/site-packages")
     ours = sysconfig.get_path("purelib")
     (site / "zz_ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
-    kwaai = folder / "bin" / "kwaai"
-    kwaai.write_text(f"#!{folder}/bin/python\nfrom kwaai_core.cli import main\nmain()\n")
-    kwaai.chmod(0o755)
+    for name, start in SCRIPTS.items():
+        script = folder / "bin" / name
+        script.write_text(f"#!{folder}/bin/python\n{start}\n")
+        script.chmod(0o755)
     (tmp_path / "kwaai.toml").touch()
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return {
