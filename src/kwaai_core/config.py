@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
@@ -187,8 +187,10 @@ class Config:
         factory = f.default_factory
         return f.default if factory is dataclasses.MISSING else factory(), "default"
 
-    def check(self, tables: Mapping[str, type[Any]]) -> list[str]:
+    def check(self, tables: Mapping[str, type[Any]], broken: Collection[str] = ()) -> list[str]:
         """Check everything, given the tables of the installed lobes; returns warnings.
+
+        The tables of ``broken`` lobes may be there, and cannot be checked.
 
         Errors: :class:`ConfigError` for the first thing that cannot be used.
         """
@@ -196,8 +198,8 @@ class Config:
         for name, kind in known.items():
             self.table(name, kind)
         _ = self.lobes, self.roles
-        warnings = [*self._strange_variables(known)]
-        for name in self.document.keys() - known.keys() - RESERVED:
+        warnings = [*self._strange_variables(known, broken)]
+        for name in self.document.keys() - known.keys() - RESERVED - {*broken}:
             if difflib.get_close_matches(name, [*known, *RESERVED], 1, 0.75):
                 raise ConfigError(
                     f"{self.file}: {name}: {_nearest(name, [*known, *RESERVED], 'table')}"
@@ -205,9 +207,14 @@ class Config:
             warnings.append(f"{self.file}: [{name}] belongs to no installed lobe and does nothing")
         return sorted(warnings)
 
-    def _strange_variables(self, tables: Mapping[str, type[Any]]) -> Iterator[str]:
+    def _strange_variables(
+        self, tables: Mapping[str, type[Any]], broken: Collection[str]
+    ) -> Iterator[str]:
         known = {_variable(name, f.name) for name, kind in tables.items() for f in fields(kind)}
+        theirs = tuple(_variable(name, "") for name in broken)
         for name in self.environment.keys() - known - _VARIABLES:
+            if name.startswith(theirs):
+                continue
             near = difflib.get_close_matches(name, [*known, *_VARIABLES], 1, 0.8)
             hint = f"; did you mean {near[0]}?" if near else ", and does nothing"
             yield f"{name} is no setting of core or of an installed lobe{hint}"
@@ -221,7 +228,7 @@ def load_config(flags: Mapping[str, Any] | None = None, *, state: Path | None = 
     """Read the file (a missing one is empty) and the environment; raises :class:`ConfigError`."""
     file = default_file()
     try:
-        document = tomllib.loads(file.read_text())
+        document = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         if os.environ.get("KWAAI_CONFIG"):
             raise ConfigError(f"KWAAI_CONFIG names {file}, which does not exist") from None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pluggy
 
@@ -19,7 +19,7 @@ from kwaai_core import defaults, hookspecs
 from kwaai_core.config import RESERVED
 from kwaai_core.errors import ConfigError, RoleConflict, cause_of
 from kwaai_core.roles import Offer
-from kwaai_core.types import MANY, RoleName
+from kwaai_core.types import MANY, LobeStatus, RoleName
 
 GROUP = "kwaai.lobes.v0"
 """The entry points of lobes; the API's version is in the name, so another one is never imported."""
@@ -134,6 +134,7 @@ def _vetted(offer: object, hook: str) -> Offer[Any]:
         raise TypeError(f"{hook}: the offer is called {offer.name}, and so is a table of core")
     if not is_dataclass(offer.settings):
         raise TypeError(f"{hook}: the settings are {offer.settings!r}, and must be a dataclass")
+    get_type_hints(offer.settings)  # which raises for an annotation that leads nowhere
     for one in fields(offer.settings):
         if one.default is MISSING and one.default_factory is MISSING:
             raise TypeError(f"{hook}: the setting {offer.name}.{one.name} has no default")
@@ -152,6 +153,19 @@ def hook_of(lobe: Lobe, hook: str) -> Any:
     manager.register(lobe.plugin, lobe.name)
     implementations = getattr(manager.hook, hook).get_hookimpls()
     return implementations[0].function if implementations else None
+
+
+def statuses_of(lobe: Lobe, cause: str) -> list[LobeStatus]:
+    """What is shown of a lobe of which nothing is open, which is the ``cause``."""
+    if lobe.error:
+        roles = ", ".join(sorted(lobe.claims)) or "-"
+        return [LobeStatus(lobe.name, lobe.version, roles, "", "failed", lobe.error)]
+    if not lobe.offers:  # it has commands or routes
+        return [LobeStatus(lobe.name, lobe.version, "-", "", "ready")]
+    return [
+        LobeStatus(lobe.name, lobe.version, role.value, offer.name, "idle", cause)
+        for role, offer in lobe.offers.items()
+    ]
 
 
 def select(lobes: Iterable[Lobe], names: Sequence[str] | None) -> list[Lobe]:

@@ -8,13 +8,13 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kwaai_core.config import Config
 from kwaai_core.errors import ConfigError, NodeRunning, cause_of
-from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of
+from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of, statuses_of
 from kwaai_core.roles import (
     Catalog,
     Embedder,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 _ORDER = list(RoleName)
+_FILLED = "its role is filled by another lobe"
 
 
 class _Roles(ABC):
@@ -123,26 +124,14 @@ class Node(_Roles):
 
     def statuses(self) -> list[LobeStatus]:
         """Every offer of every lobe of this run, and the lobes that could not be loaded."""
-        opened = {id(s.offer): s for fillings in self.filled.values() for s in fillings}
-        return [
-            status
-            for lobe in [*self.lobes, CORE]
-            for status in _statuses(lobe, opened)
-            if lobe is not CORE or status.state != "idle"
-        ]
-
-
-def _statuses(lobe: Lobe, opened: dict[int, Supervised]) -> Iterator[LobeStatus]:
-    if lobe.error:
-        roles = ", ".join(sorted(lobe.claims)) or "-"
-        yield LobeStatus(lobe.name, lobe.version, roles, "", "failed", lobe.error)
-    elif not lobe.offers:
-        yield LobeStatus(lobe.name, lobe.version, "-", "", "ready")
-    for role, offer in lobe.offers.items():
-        supervised = opened.get(id(offer))
-        state = supervised.state if supervised else "idle"
-        cause = supervised.cause if supervised else "its role is filled by another lobe"
-        yield LobeStatus(lobe.name, lobe.version, role.value, offer.name, state, cause)
+        live = {(s.lobe, role.value): s for role, all_ in self.filled.items() for s in all_}
+        found = []
+        for status in (s for lobe in [*self.lobes, CORE] for s in statuses_of(lobe, _FILLED)):
+            if supervised := live.get((status.lobe, status.role)):
+                status = replace(status, state=supervised.state, cause=supervised.cause)
+            if status.lobe != CORE.name or supervised:
+                found.append(status)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,7 @@ def test_in_a_dialogue_ctrl_c_stops_the_answer(kwaai_home: Path, install: Instal
         terminal.wait_for("> ")
         terminal.type(CTRL_C)
         terminal.wait_for("(Ctrl-D ends)")
+        terminal.wait_for("> ")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
     assert "Traceback" not in terminal.shown

@@ -218,6 +218,14 @@ def test_the_table_of_a_lobe_that_is_not_installed_is_a_warning() -> None:
     ]
 
 
+def test_the_table_of_a_broken_lobe_is_let_be() -> None:
+    environment = {"KWAAI_SERVE_PORT": "1"}
+    left = config({"serve": {"key": 1}}, environment=environment)
+    assert left.check({}, ["serve"]) == []
+    with pytest.raises(ConfigError, match="serve: there is no such table"):
+        left.check({})
+
+
 def test_the_table_of_a_lobe_is_checked() -> None:
     with pytest.raises(ConfigError, match="did you mean “count”"):
         config({"lobe": {"coutn": 1}}).check({"lobe": Settings})

@@ -47,6 +47,10 @@ def test_lobes_are_sorted_by_name(install: Install) -> None:
 
 HOOK = "from kwaai_core import Offer, hookimpl\n\n@hookimpl\n"
 OFFER = HOOK + "def provide_store():\n    return Offer({})\n"
+LOST = (
+    "from dataclasses import dataclass\n\n@dataclass\nclass Settings:\n    at: 'Nowhere' = 1\n\n"
+    + OFFER.format("'x', print, Settings")
+)
 NEEDY = (
     "from dataclasses import dataclass\n\n@dataclass\nclass Settings:\n    folder: str\n\n"
     + OFFER.format("'x', print, Settings")
@@ -68,6 +72,7 @@ NEEDY = (
         (OFFER.format("7, print"), "TypeError: provide_store: the offer's name is 7"),
         (OFFER.format("'server', print"), "TypeError: provide_store: the offer is called server"),
         (OFFER.format("'x', print, dict"), "TypeError: provide_store: the settings are <class"),
+        (LOST, "NameError: name 'Nowhere' is not defined"),
         (NEEDY, "TypeError: provide_store: the setting x.folder has no default"),
         ("def provide_store(): pass", "TypeError: provide_store is not marked with @hookimpl"),
         ("raise SystemExit('no licence')", "SystemExit: no licence"),

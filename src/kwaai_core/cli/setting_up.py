@@ -16,10 +16,16 @@ def tables_of(lobes: Sequence[Lobe]) -> dict[str, type[Any]]:
     return {offer.name: offer.settings for lobe in lobes for offer in lobe.offers.values()}
 
 
+def warn(config: Config, installed: Sequence[Lobe]) -> None:
+    """Check a configuration, and say on stderr what of it does nothing."""
+    broken = [lobe.name for lobe in installed if lobe.error]
+    for warning in config.check(tables_of(installed), broken):
+        click.echo(f"warning: {warning}", err=True)
+
+
 def prepare(flags: Mapping[str, Any]) -> tuple[Config, list[Lobe]]:
     """The checked configuration, and the lobes of this run; warnings go to stderr."""
     config = load_config(flags)
     installed = find_lobes()
-    for warning in config.check(tables_of(installed)):
-        click.echo(f"warning: {warning}", err=True)
+    warn(config, installed)
     return config, select(installed, config.lobes)

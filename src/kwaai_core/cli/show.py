@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from kwaai_core.cli.setting_up import tables_of
+from kwaai_core.cli.setting_up import tables_of, warn
 from kwaai_core.config import CORE_TABLES, load_config
-from kwaai_core.lobes import find_lobes, select
+from kwaai_core.lobes import Lobe, find_lobes, select, statuses_of
 from kwaai_core.types import LobeStatus
 
 
@@ -50,21 +50,20 @@ def _live() -> list[dict[str, Any]] | None:
 
 
 def _installed() -> list[LobeStatus]:
-    config, statuses = load_config(), []
-    everything = find_lobes()
-    used = {lobe.name for lobe in select(everything, config.lobes)}
-    for lobe in everything:
-        idle = "no node runs" if lobe.name in used else "not among the lobes in kwaai.toml"
-        if lobe.error:
-            roles = ", ".join(sorted(lobe.claims)) or "-"
-            statuses.append(LobeStatus(lobe.name, lobe.version, roles, "", "failed", lobe.error))
-        elif not lobe.offers:
-            statuses.append(LobeStatus(lobe.name, lobe.version, "-", "", "idle", idle))
-        for role, offer in lobe.offers.items():
-            statuses.append(
-                LobeStatus(lobe.name, lobe.version, role.value, offer.name, "idle", idle)
-            )
-    return statuses
+    chosen, found = load_config().lobes, find_lobes()
+    select(found, chosen)  # which complains of a name that is not there
+    return [
+        status
+        for lobe in found
+        for status in statuses_of(lobe, "no node runs" if _used(lobe, chosen) else _LEFT_OUT)
+    ]
+
+
+_LEFT_OUT = "not among the lobes in kwaai.toml"
+
+
+def _used(lobe: Lobe, chosen: Sequence[str] | None) -> bool:
+    return chosen is None or lobe.name in chosen
 
 
 @click.group()
@@ -86,8 +85,7 @@ def check() -> None:
     loaded, everything = load_config(), find_lobes()
     from kwaai_core.lobes import fill_roles
 
-    for warning in loaded.check(tables_of(everything)):
-        click.echo(f"warning: {warning}", err=True)
+    warn(loaded, everything)
     fill_roles(select(everything, loaded.lobes), loaded.roles)
     click.echo(f"{loaded.file}: all good" if loaded.file.exists() else "all defaults: all good")
 
