@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -25,23 +26,34 @@ class Terminal:
         self.shown = ""
         self._end = end
         self._seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, seconds: float = SECONDS) -> None:
         """Until this was printed, after what was waited for before."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + seconds
         while (at := self.shown.find(text, self._seen)) < 0:
             assert self._read(deadline), f"no {text!r} in {self.shown!r}"
         self._seen = at + len(text)
+
+    def press_until(self, key: str, text: str) -> None:
+        """Press a key until it helps: python's input() may sleep through a signal as it begins."""
+        for _ in range(int(SECONDS)):
+            self.type(key)
+            with suppress(AssertionError):
+                self.wait_for(text, seconds=1)
+                return
+        self.wait_for(text)
 
     def wait_for_end(self) -> int:
         """Read all there is until the command ends; its exit code."""
         deadline = time.monotonic() + SECONDS
         while self._read(deadline):
             pass
-        return self.process.wait(max(0.0, deadline - time.monotonic()))
+        assert time.monotonic() < deadline, f"it does not end: {self.shown!r}"
+        return self.process.wait(5)
 
     def _read(self, deadline: float) -> bool:
         left = max(0.0, deadline - time.monotonic())
@@ -49,7 +61,7 @@ class Terminal:
             return False
         with suppress(OSError):  # which is how Linux says that nobody has the other end
             if data := os.read(self._end, 65536):
-                self.shown += data.decode()
+                self.shown += self._decoder.decode(data)
                 return True
         return False
 

@@ -112,8 +112,7 @@ def test_in_a_dialogue_ctrl_c_stops_the_answer(kwaai_home: Path, install: Instal
         terminal.type("and now?\n")
         terminal.wait_for("<system user assistant user>")
         terminal.wait_for("> ")
-        terminal.type(CTRL_C)
-        terminal.wait_for("(Ctrl-D ends)")
+        terminal.press_until(CTRL_C, "(Ctrl-D ends)")
         terminal.wait_for("> ")
         terminal.type(CTRL_D)
         assert terminal.wait_for_end() == 0
