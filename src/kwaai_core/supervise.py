@@ -130,12 +130,9 @@ class Supervised:
         """Open, and hold until it is time to close. Errors: whatever the lobe raises."""
         with trio.move_on_after(OPEN_SECONDS) as scope:
             self._opening = scope
-            try:
-                async with self.offer.open(host) as role:
-                    scope.deadline, self._opening = inf, None
-                    await self._hold(role)
-            finally:
-                self._opening = None
+            async with self.offer.open(host) as role:
+                scope.deadline, self._opening = inf, None
+                await self._hold(role)
         if not self._closing.is_set():
             late = f"it did not open within {OPEN_SECONDS:g} s"
             raise KwaaiError(late if scope.cancelled_caught else "it was closed by itself")

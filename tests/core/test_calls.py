@@ -83,6 +83,7 @@ async def test_what_a_role_gives_comes_through(clock: MockClock, host: FakeHost)
         assert await role.ask(5) == 5
         async with role.open() as number:
             assert number == 7
+        assert not supervised._calls  # which would grow with every request
         with pytest.raises(AttributeError):
             _ = role.nothing
         assert not hasattr(role, "__wrapped__")
@@ -211,3 +212,40 @@ async def test_the_same_failure_is_an_error_in_the_log_only_once(
             await wait_all_tasks_blocked()
     errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
     assert errors == ["lobe lobe (failed): OSError: the key is missing"]
+
+
+async def test_who_may_ask_again_when_is_said(clock: MockClock, host: FakeHost) -> None:
+    @asynccontextmanager
+    async def open_(host: Host) -> AsyncIterator[Slow]:
+        raise OSError("no")
+        yield Slow()
+
+    supervised = Supervised("lobe", Offer("lobe", open_))
+    async with supervised.supervised(host):
+        for _ in range(12):
+            clock.jump(LONGEST_DELAY * 1.26)
+            await wait_all_tasks_blocked()
+        with pytest.raises(LobeFailed) as caught:
+            supervised.get()
+        assert caught.value.retry_after is not None
+        assert LONGEST_DELAY * 0.74 < caught.value.retry_after < LONGEST_DELAY * 1.26
+        clock.jump(caught.value.retry_after / 2)
+        with pytest.raises(LobeFailed) as later:
+            supervised.get()
+        assert later.value.retry_after == pytest.approx(caught.value.retry_after / 2)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_what_had_to_be_cut_off_is_logged(
+    autojump_clock: MockClock, host: FakeHost, caplog: pytest.LogCaptureFixture, slow: bool
+) -> None:
+    @asynccontextmanager
+    async def open_(host: Host) -> AsyncIterator[Slow]:
+        yield Slow()
+        if slow:
+            await trio.sleep_forever()
+
+    async with Supervised("lobe", Offer("lobe", open_)).supervised(host):
+        pass
+    said = "lobe lobe did not close in 10 s: cut off"
+    assert (said in [record.getMessage() for record in caplog.records]) == slow
