@@ -111,6 +111,16 @@ def test_a_lobe_for_two_versions_of_the_hooks_is_used(install: Install, site: Pa
     assert found("both").error == ""
 
 
+@pytest.mark.parametrize("name", ["Mine", "my lobe", "..", "a/b", "a-"])
+def test_a_name_that_is_no_folder_and_no_path_of_the_api_is_refused(
+    install: Install, site: Path, name: str
+) -> None:
+    install("mine", GOOD.format(role="store"))
+    points = site / "kwaai_lobe_mine-1.5.dist-info" / "entry_points.txt"
+    points.write_text(f"[kwaai.lobes.v0]\n{name} = testing_lobe_mine\n")
+    assert found(name).error == "its name must be like my-lobe-2"
+
+
 def test_two_distributions_with_one_name_are_both_named(install: Install) -> None:
     for owner in ("first-lobe", "second-lobe"):
         install("twice", GOOD.format(role="store"), distribution=owner)
