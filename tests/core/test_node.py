@@ -262,9 +262,20 @@ class WithBrokenRoutes:
         raise OSError("no page")
 
 
-async def test_routes_of_lobes_are_collected_and_broken_ones_left_out(tmp_path: Path) -> None:
+async def test_routes_of_lobes_are_collected_and_broken_ones_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     lobes = [Lobe("broken", "1.0", WithBrokenRoutes()), Lobe("paged", "1.0", WithRoutes())]
     async with open_node(config(tmp_path), lobes) as node:
         ((name, routes),) = node.routes
         assert name == "paged"
         assert [route.path for route in routes if isinstance(route, Route)] == ["/page"]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged == ["lobe broken: its routes are left out: OSError: no page"]
+
+
+async def test_the_node_itself_has_a_folder_and_no_settings(tmp_path: Path) -> None:
+    async with open_node(config(tmp_path), []) as node:
+        assert node.state == tmp_path / "state"
+        with pytest.raises(ConfigError, match="no settings of the kind Threads"):
+            node.settings(Threads)
