@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from kwaai_core.errors import ConfigError, NodeRunning, cause_of
 from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of, statuses_of
 from kwaai_core.roles import (
     Catalog,
+    Describes,
     Embedder,
     Executor,
     Identity,
@@ -128,10 +129,21 @@ class Node(_Roles):
         found = []
         for status in (s for lobe in [*self.lobes, CORE] for s in statuses_of(lobe, _FILLED)):
             if supervised := live.get((status.lobe, status.role)):
-                status = replace(status, state=supervised.state, cause=supervised.cause)
+                facts = _facts(supervised)
+                status = replace(
+                    status, state=supervised.state, cause=supervised.cause, facts=facts
+                )
             if status.lobe != CORE.name or supervised:
                 found.append(status)
         return found
+
+
+def _facts(supervised: Supervised) -> Mapping[str, Any]:
+    now = supervised.current
+    try:
+        return now.describe() if isinstance(now, Describes) else {}
+    except Exception as error:  # a lobe is foreign code: its states are shown nevertheless
+        return {"error": cause_of(error)}
 
 
 @dataclass(frozen=True, slots=True)

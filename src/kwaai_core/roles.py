@@ -226,7 +226,7 @@ class Offer(Generic[T_co]):
 
 
 @runtime_checkable
-class SupportsDescribe(Protocol):
-    """Optional, for any role: facts for ``kwaai lobes --json`` and the documents of a node."""
+class Describes(Protocol):
+    """Optional, for any role: facts for ``kwaai lobes --json``, as JSON can write them."""
 
     def describe(self) -> Mapping[str, Any]: ...

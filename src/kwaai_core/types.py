@@ -1,8 +1,9 @@
 """The values that cross borders between core and lobes: frozen, slotted, no behaviour."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 Tier = Literal["unknown", "known", "verified", "trusted"]
 FinishReason = Literal["stop", "length"]
@@ -175,7 +176,8 @@ class LobeStatus:
     """What ``kwaai lobes`` shows of one offer of one lobe.
 
     ``state``: ``ready``, ``waiting`` (for another lobe), ``failed``, ``idle`` (its role is filled
-    by another, or no node runs), ``opening``. ``cause`` says why, where it is not ready.
+    by another, or no node runs), ``opening``. ``cause`` says why, where it is not ready. ``facts``
+    is what the role itself tells, ready for JSON: see :class:`kwaai_core.roles.Describes`.
     """
 
     lobe: str
@@ -184,3 +186,4 @@ class LobeStatus:
     offer: str
     state: Literal["ready", "waiting", "failed", "idle", "opening"]
     cause: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -154,6 +154,7 @@ def test_lobes_are_shown_with_their_cause(kwaai: Kwaai, install: Install) -> Non
         "offer": "mine",
         "state": "idle",
         "cause": "no node runs",
+        "facts": {},
     }
     assert (shown["broken"]["role"], shown["broken"]["state"]) == ("trust", "failed")
     assert shown["broken"]["cause"] == "OSError: no disk"

@@ -279,3 +279,23 @@ async def test_the_node_itself_has_a_folder_and_no_settings(tmp_path: Path) -> N
         assert node.state == tmp_path / "state"
         with pytest.raises(ConfigError, match="no settings of the kind Threads"):
             node.settings(Threads)
+
+
+async def test_a_role_tells_facts_and_one_that_cannot_is_shown_all_the_same(tmp_path: Path) -> None:
+    class Telling:
+        def describe(self) -> dict[str, object]:
+            return {"answer": 42}
+
+    class Stumbling:
+        def describe(self) -> dict[str, object]:
+            raise OSError("no disk")
+
+    diary = Diary()
+    lobes = [
+        diary.lobe("telling", "catalog", filling=Telling()),
+        diary.lobe("stumbling", "executor", filling=Stumbling()),
+    ]
+    async with open_node(config(tmp_path), lobes) as node:
+        facts = {status.lobe: status.facts for status in node.statuses()}
+    assert facts["telling"] == {"answer": 42}
+    assert facts["stumbling"] == {"error": "OSError: no disk"}

@@ -278,7 +278,7 @@ async def test_lobes_are_listed_on_the_unix_socket_alone(served: Served) -> None
         error_of(await client.get("/lobes"), 404, None)
     assert listed == [
         {"lobe": "fake", "version": "0.1.0", "role": "executor", "offer": "fake",
-         "state": "ready", "cause": ""}
+         "state": "ready", "cause": "", "facts": {}}
     ]  # fmt: skip
 
 

@@ -227,3 +227,12 @@ async def test_a_caller_that_leaves_while_a_model_loads_disturbs_nobody(
             await ask(llama, "q")
         assert await ask(llama, "q")
         assert len(pids(llama)) == 1
+
+
+async def test_a_worker_tells_its_engine_fingerprint(tmp_path: Path, qwen2: Path) -> None:
+    async with executor(tmp_path, {"q": qwen2}) as llama:
+        await ask(llama, "q")
+        await ask(llama, "q", exact=True)
+        fast, exact = llama.describe()["workers"]
+        assert len(fast["fingerprint"]) == 16 and fast["fingerprint"] != exact["fingerprint"]
+        assert "kv bf16/f16" in exact["engine"]
