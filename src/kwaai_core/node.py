@@ -142,7 +142,7 @@ def _facts(supervised: Supervised) -> Mapping[str, Any]:
     now = supervised.current
     try:
         return now.describe() if isinstance(now, Describes) else {}
-    except Exception as error:  # a lobe is foreign code: its states are shown nevertheless
+    except Exception as error:  # noqa: BLE001  # a lobe is foreign code: its states are shown nevertheless
         return {"error": cause_of(error)}
 
 
