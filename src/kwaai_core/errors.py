@@ -16,11 +16,19 @@
     │   ├── RequestTooLarge          413  request_too_large
     │   └── Busy                     429  rate_limit_exceeded
     ├── ModelFileError               503  model_file_invalid
+    ├── NotVerified                       a statement of a peer is not what it claims to be
+    ├── FrameError                        a frame is over its limit, or malformed
+    ├── StreamEnded                       the peer said that it sends no more
     ├── NoPeerAvailable              503  no_peer_available
+    │   ├── PeerUnreachable          503  no_peer_available
+    │   ├── PeerDenied               503  no_peer_available
+    │   └── ProtocolRefused          503  no_peer_available
     ├── ModelLoading                 503  model_loading
     ├── LobeFailed                   503  lobe_failed
     ├── WorkerLost                   502  lobe_failed
     └── UpstreamLost                 502  upstream_lost
+        ├── PeerLost                 502  upstream_lost
+        └── DeadlinePassed           502  upstream_lost
 
 A message says what happened, to what, and what to do about it.
 """
@@ -156,6 +164,30 @@ class NoPeerAvailable(KwaaiError):
     code = "no_peer_available"
 
 
+class PeerUnreachable(NoPeerAvailable):
+    """No connection to a peer could be made; the message has the cause for each address."""
+
+
+class PeerDenied(NoPeerAvailable):
+    """This node and a peer have no group in common, or one of the two blocks the other."""
+
+
+class ProtocolRefused(NoPeerAvailable):
+    """A peer is there, but does not serve the protocol that was asked for."""
+
+
+class NotVerified(KwaaiError):
+    """A signature, statement or name of a peer does not hold; the message says which part."""
+
+
+class FrameError(KwaaiError):
+    """A frame is longer than its protocol allows, or is not what the protocol says."""
+
+
+class StreamEnded(KwaaiError):
+    """The peer ended its direction of a stream, as agreed: there is no next frame."""
+
+
 class ModelLoading(KwaaiError):
     """The model is not ready yet; try again after ``retry_after`` seconds."""
 
@@ -187,6 +219,14 @@ class UpstreamLost(KwaaiError):
 
     status = 502
     code = "upstream_lost"
+
+
+class PeerLost(UpstreamLost):
+    """The connection to a peer broke, or the peer gave the stream up without ending it."""
+
+
+class DeadlinePassed(UpstreamLost):
+    """A peer did not answer, or did not read, within the seconds that it had."""
 
 
 def leaf(error: BaseException) -> BaseException:

@@ -15,17 +15,16 @@ if TYPE_CHECKING:
     import click
     from starlette.routing import BaseRoute
 
+    from kwaai_core.peering import Identity, Transport
     from kwaai_core.roles import (
         Catalog,
         Embedder,
         Executor,
         Host,
-        Identity,
         KnowledgeStore,
         Offer,
         Router,
         Settlement,
-        Transport,
         TrustPolicy,
     )
 

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kwaai_core.config import Config
 from kwaai_core.errors import ConfigError, NodeRunning, cause_of
 from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of, statuses_of
+from kwaai_core.peering import Identity, Transport
 from kwaai_core.roles import (
     Catalog,
     Describes,
     Embedder,
     Executor,
-    Identity,
     KnowledgeStore,
     Offer,
     Router,
     Settlement,
-    Transport,
     TrustPolicy,
 )
 from kwaai_core.supervise import Supervised

@@ -1,7 +1,8 @@
 """The roles that lobes fill: a small Protocol each; and what core and lobes hand each other.
 
-:class:`Catalog`, :class:`Executor` and :class:`Router` are final. The other six have the shape
-that the first lobe of each will settle, together with its conformance checks.
+:class:`Catalog`, :class:`Executor` and :class:`Router` are final, and so are identity and
+transport, which are in :mod:`kwaai_core.peering`. The other four have the shape that the first lobe
+of each will settle, together with its conformance checks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # trio takes a tenth of a second to import; `kwaai --help` ha
 
     from trio.abc import ReceiveChannel
 
+    from kwaai_core.peering import Identity, Transport
     from kwaai_core.types import (
         Assessment,
         Delta,
@@ -103,39 +105,6 @@ class Router(Protocol):
           NoPeerAvailable: there is the model, but nothing satisfies the rest of the intent.
         """
         ...
-
-
-class Identity(Protocol):
-    """Who this node is: its keys, and pure verification."""
-
-    @property
-    def did(self) -> str: ...
-    @property
-    def peer_id(self) -> str: ...
-    def sign(self, purpose: str, payload: bytes) -> str: ...
-    def verify(self, purpose: str, did: str, jws: str) -> bytes: ...
-    def derive(self, label: str, n: int) -> bytes: ...
-    def agree(self, did: str) -> bytes: ...
-
-
-class Stream(Protocol):
-    """Length-prefixed frames to and from one authenticated peer, each operation with a deadline."""
-
-    @property
-    def peer(self) -> str: ...
-    async def send(self, frame: bytes) -> None: ...
-    async def receive(self) -> bytes: ...
-    async def aclose(self) -> None: ...
-
-
-class Transport(Protocol):
-    """Streams and signed records between peers."""
-
-    async def serve(self, protocol: str, handler: Callable[[Stream], Any]) -> None: ...
-    def open(self, peer: str, protocol: str) -> AbstractAsyncContextManager[Stream]: ...
-    async def publish(self, key: str, record: bytes) -> None: ...
-    async def lookup(self, key: str) -> Sequence[bytes]: ...
-    def peers(self) -> Sequence[str]: ...
 
 
 class TrustPolicy(Protocol):

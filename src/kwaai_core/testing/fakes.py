@@ -14,15 +14,14 @@ from typing import Any, TypeVar
 import trio
 
 from kwaai_core.errors import ModelNotFound
+from kwaai_core.peering import Identity, Transport
 from kwaai_core.roles import (
     Catalog,
     Embedder,
     Executor,
-    Identity,
     KnowledgeStore,
     Router,
     Settlement,
-    Transport,
     TrustPolicy,
 )
 from kwaai_core.types import Delta, FinishReason, GenerateRequest, ModelCard, Span, Usage
