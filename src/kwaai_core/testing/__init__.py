@@ -15,15 +15,22 @@ if TYPE_CHECKING:
         check_router,
     )
     from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
+    from kwaai_core.testing.identities import (
+        FakeIdentities,
+        FakeIdentity,
+        befriend,
+        fake_owner,
+    )
     from kwaai_core.testing.nodes import load_lobe, open_test_node
 
 __all__ = [
-    "CARD", "FakeCatalog", "FakeHost", "Nonconformance", "Played", "ScriptedExecutor", "Step",
-    "check_catalog", "check_executor", "check_router", "load_lobe", "open_test_node",
+    "CARD", "FakeCatalog", "FakeHost", "FakeIdentities", "FakeIdentity", "Nonconformance", "Played",
+    "ScriptedExecutor", "Step", "befriend", "check_catalog", "check_executor", "check_router",
+    "fake_owner", "load_lobe", "open_test_node",
 ]  # fmt: skip
 
 
-_MODULES = ("fakes", "conformance", "nodes")
+_MODULES = ("fakes", "identities", "conformance", "nodes")
 
 
 def __getattr__(name: str) -> Any:
