@@ -187,6 +187,38 @@ def run(scheduler: Scheduler) -> None:
         scheduler.step()
 
 
+@dataclass
+class Pieces(Collected):
+    """Keeps what each frame would hold: how many tokens, and their text."""
+
+    pieces: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
+
+    def text(self, session: Session, tokens: int, text: str) -> None:
+        super().text(session, tokens, text)
+        self.pieces.setdefault(session.number, []).append((tokens, text))
+
+
+def test_fast_tokens_share_a_frame_and_the_first_waits_for_none() -> None:
+    sink, moments = Pieces(), iter([0.0, 0.008, 0.016, 0.024, 0.032, 0.040])
+    scheduler = Scheduler(FakeEngine(PLAN), sink, clock=lambda: next(moments))  # type: ignore[arg-type]
+    scheduler.submit(session(0, [1], 6))
+    run(scheduler)
+    text = spelled(answer([1], 6))
+    assert sink.pieces[0] == [(1, text[0]), (3, text[1:4]), (2, text[4:])]
+
+
+def test_text_does_not_wait_while_a_prompt_is_computed() -> None:
+    sink = Pieces()
+    scheduler = Scheduler(FakeEngine(PLAN), sink, clock=lambda: 0.0)  # type: ignore[arg-type]
+    scheduler.submit(session(0, [1], 9))
+    scheduler.step()
+    scheduler.step()  # its second token waits for a third
+    scheduler.submit(session(1, [1] * 3 * PLAN.chunk, 1))
+    scheduler.step()
+    text = spelled(answer([1], 9))
+    assert sink.pieces[0] == [(1, text[0]), (2, text[1:3])]
+
+
 def test_a_second_turn_computes_only_what_is_new() -> None:
     sink = Collected()
     scheduler = Scheduler(FakeEngine(PLAN), sink)  # type: ignore[arg-type]

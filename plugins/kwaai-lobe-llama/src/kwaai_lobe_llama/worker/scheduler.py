@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import inf
 from typing import Protocol
 
 from kwaai_lobe_llama.frames import Finish
@@ -28,6 +29,12 @@ passes all the weights through the caches again; a row costs about a third of th
 
 STALL_SECONDS = 0.1
 """How long a prefill chunk may hold up the sessions that are decoding, about."""
+
+HOLD_SECONDS = 0.02
+"""How long text waits for more of it, after the first piece.
+
+Each frame costs the node half a millisecond of a core that may be computing the next token; a
+fiftieth of a second is below what a reader notices, and slower tokens go out one by one."""
 
 _SMALLEST_CHUNK = 32
 
@@ -74,6 +81,8 @@ class Session:
     generated: int = 0
     cached: int = 0
     unsent: int = 0
+    pending: str = ""
+    sent: float = -inf
     cancelled: bool = False
 
     @property
@@ -84,8 +93,16 @@ class Session:
 class Scheduler:
     """Runs sessions on an engine; one thread calls :meth:`submit` and :meth:`step`."""
 
-    def __init__(self, engine: Engine, sink: Sink, *, endless: bool = False) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sink: Sink,
+        *,
+        endless: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._engine = engine
+        self._now = clock
         self._endless = endless  # go on past a token that ends an answer, to measure
         self._plan = engine.plan
         self._sink = sink
@@ -296,13 +313,15 @@ class Scheduler:
             return self._end(session, "stop", text)
         if session.generated >= session.limit:
             return self._end(session, "length", text)
-        self._send(session, text)
+        self._send(session, text, hold=not self._prefilling)
         return None
 
-    def _send(self, session: Session, text: str) -> None:
-        if text:
-            self._sink.text(session, session.unsent, text)
-            session.unsent = 0
+    def _send(self, session: Session, text: str, *, hold: bool = False) -> None:
+        session.pending += text
+        now = self._now()
+        if session.pending and not (hold and now < session.sent + HOLD_SECONDS):
+            self._sink.text(session, session.unsent, session.pending)
+            session.pending, session.unsent, session.sent = "", 0, now
 
     def _end(self, session: Session, reason: str, text: str = "") -> None:
         self._send(session, text + session.text.flush())
