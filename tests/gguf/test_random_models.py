@@ -20,6 +20,7 @@ DIGESTS: dict[Quantisation, str] = {
     "F16": "962bbcc0b897b2bf9bacdc51506e9b5ef30945d4de7a33a302e9b3c76fb55a51",
     "BF16": "00ec7850c97f6963cd2f095f239daf269637d71080293bdafafb82493b810a9e",
     "Q4_0": "c6afb083cd6717f166c107eaec8054179efce8f90511f7faf358b1d2ff4fbe05",
+    "Q5_0": "7feef3efe3c8d78ed8c3909c50826221af38b3e42bed4391c38ecc6119f00158",
     "Q8_0": "fd340039f3a5fbaac3b2ba50b1b573cb38b1ad413bf4dba92b6856609666e81d",
     "Q4_K": "27df6a9653031f48545df3ff7c548039a064a1bac6e04a2daae5d09f87915f48",
     "Q6_K": "df7a0e6394217eb03281424c7a215ad66b2932de5c9aad33ba83db7d07594cc7",
@@ -67,7 +68,8 @@ def test_rows_that_are_not_whole_blocks_of_256(tmp_path: Path) -> None:
     file = written(tmp_path, Shape(embedding=96, heads=3, kv_heads=1, blocks=1), "Q4_K")
     types = {tensor.name: tensor.type for tensor in file.tensors if len(tensor.shape) == 2}
     assert types.pop("blk.0.ffn_down.weight") == "Q4_K"
-    assert set(types.values()) == {"Q8_0"}
+    assert types.pop("token_embd.weight") == "Q8_0"
+    assert set(types.values()) == {"Q5_0"}
 
 
 def test_the_vocabulary_has_every_byte_and_every_word_once(tmp_path: Path) -> None:

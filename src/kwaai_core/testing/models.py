@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 Architecture = Literal["llama", "qwen2", "qwen3", "gemma2", "gemma3"]
-Quantisation = Literal["F32", "F16", "BF16", "Q4_0", "Q8_0", "Q4_K", "Q6_K"]
+Quantisation = Literal["F32", "F16", "BF16", "Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q6_K"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ def _describe(writer: GGUFWriter, shape: Shape, name: str, quantisation: Quantis
 _FILE_TYPES = {
     "F32": LlamaFileType.ALL_F32, "F16": LlamaFileType.MOSTLY_F16,
     "BF16": LlamaFileType.MOSTLY_BF16, "Q4_0": LlamaFileType.MOSTLY_Q4_0,
-    "Q8_0": LlamaFileType.MOSTLY_Q8_0, "Q4_K": LlamaFileType.MOSTLY_Q4_K_M,
-    "Q6_K": LlamaFileType.MOSTLY_Q6_K,
+    "Q5_0": LlamaFileType.MOSTLY_Q5_0, "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q4_K": LlamaFileType.MOSTLY_Q4_K_M, "Q6_K": LlamaFileType.MOSTLY_Q6_K,
 }  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def _matrix(name: str, rows: int, columns: int, kind: Quantisation) -> _Tensor:
 def _embedding(name: str, shape: Shape, kind: Quantisation, deviation: float) -> _Tensor:
     # as llama-quantize does it: more bits than elsewhere. The special tokens' rows are small, so
     # that greedy text does not end by chance.
-    kind = "Q6_K" if kind.startswith("Q4") else kind
+    kind = "Q6_K" if kind.startswith(("Q4", "Q5")) else kind
     kind = _fitting(kind, shape.embedding)
     rows = shape.vocabulary
     return _Tensor(f"{name}.weight", rows, shape.embedding, kind, deviation, quiet=len(SPECIAL))
@@ -195,7 +195,10 @@ def _embedding(name: str, shape: Shape, kind: Quantisation, deviation: float) ->
 
 def _fitting(kind: Quantisation, columns: int) -> Quantisation:
     """What llama-quantize falls back to where a row is not made of whole blocks of 256."""
-    return "Q8_0" if kind.endswith("_K") and columns % 256 else kind
+    return _FALLBACKS.get(kind, kind) if columns % 256 else kind
+
+
+_FALLBACKS: dict[Quantisation, Quantisation] = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 
 
 def _data(tensor: _Tensor, bits: np.random.PCG64) -> NDArray[np.uint8]:
@@ -232,13 +235,20 @@ def _floats(
     return values.reshape(-1).view(np.uint8)
 
 
+# Where a block has its scale, and the standard deviation of its random quanta.
+_SCALES: dict[Quantisation, tuple[int, float]] = {
+    "Q4_0": (0, 4.61), "Q5_0": (0, 9.23), "Q8_0": (0, 73.9), "Q4_K": (0, 4.61),
+    "Q6_K": (208, 18.5),
+}  # fmt: skip
+
+
 def _scale(data: NDArray[np.uint8], kind: Quantisation, deviation: NDArray[np.float32]) -> None:
     """Put scales into blocks of random bytes ``(rows, blocks, bytes)``; see ggml-common.h.
 
     The quanta of most types have a mean of their own, hence a random sign for each block: the
     lowest bit of the byte in which the scale will be.
     """
-    at, unit = {"Q4_0": (0, 4.61), "Q8_0": (0, 73.9), "Q4_K": (0, 4.61), "Q6_K": (208, 18.5)}[kind]
+    at, unit = _SCALES[kind]
     signs = np.where(data[..., at] & 1, np.float32(1), np.float32(-1))
     scale = signs * deviation / np.float32(unit)
     if kind == "Q4_K":
