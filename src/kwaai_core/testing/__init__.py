@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Nonconformance,
         check_catalog,
         check_executor,
+        check_identity,
         check_router,
     )
     from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD", "FakeCatalog", "FakeHost", "FakeIdentities", "FakeIdentity", "Nonconformance", "Played",
-    "ScriptedExecutor", "Step", "befriend", "check_catalog", "check_executor", "check_router",
-    "fake_owner", "load_lobe", "open_test_node",
+    "ScriptedExecutor", "Step", "befriend", "check_catalog", "check_executor",
+    "check_identity", "check_router", "fake_owner", "load_lobe", "open_test_node",
 ]  # fmt: skip
 
 

@@ -153,10 +153,9 @@ class FakeIdentity:
             shown = json.loads(introduction)
             for statement in shown["revoked"]:
                 self._learn(statement)
-            common, mine = [], self.groups
-            for name in shown["founded"]:
-                if Group(did, name) in mine:
-                    common.append(Group(did, name))
+            mine = self.groups
+            common: list[Group] = []
+            common += [Group(did, name) for name in shown["founded"] if Group(did, name) in mine]
             for chain in shown["chains"]:
                 links = self._links(chain)
                 if links[-1].group in mine and self._good(chain, did):
@@ -176,7 +175,7 @@ class FakeIdentity:
         expires = self._now() + seconds
         self._open[_hashed(secret)] = _Open(into, may_invite, expires)
         facts = [self.peer_id, list(addresses), into.founder, into.name, expires, secret]
-        return self.invitation(_LINE + _pack(_packed(facts)))
+        return self._read(_LINE + _pack(_packed(facts)))
 
     def found(self, name: str) -> Group:
         """The group of this name that this node has founded; now, if it had not."""
@@ -200,6 +199,12 @@ class FakeIdentity:
 
     def invitation(self, line: str) -> Invitation:
         """See :meth:`kwaai_core.Identity.invitation`."""
+        found = self._read(line)
+        if found.expires <= self._now():
+            raise RequestError("the invitation has expired: ask for another")
+        return found
+
+    def _read(self, line: str) -> Invitation:
         try:
             if not line.startswith(_LINE):
                 raise ValueError("it does not begin as one")
@@ -207,12 +212,9 @@ class FakeIdentity:
             peer, addresses, founder, name, expires, _ = facts
             group = Group(self.did_of(self.peer_of(founder)), name)
             key_of_peer(peer)
-            found = Invitation(line, peer, tuple(map(str, addresses)), group, float(expires))
+            return Invitation(line, peer, tuple(map(str, addresses)), group, float(expires))
         except (NotVerified, ValueError, TypeError, RecursionError) as error:
             raise RequestError(f"this is no invitation: {error}") from None
-        if found.expires <= self._now():
-            raise RequestError("the invitation has expired: ask for another")
-        return found
 
     def answer_to(self, invitation: Invitation) -> bytes:
         """See :meth:`kwaai_core.Identity.answer_to`."""

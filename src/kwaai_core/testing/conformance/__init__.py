@@ -1,15 +1,16 @@
-"""What every catalog, executor and router must do: plain async functions, one for each rule.
+"""What every filling of a role must do: plain async functions, one for each rule.
 
 They need no pytest. Each raises :class:`Nonconformance`, which names the rule, what was expected
-and what came. ``CATALOG_RULES``, ``EXECUTOR_RULES`` and ``ROUTER_RULES`` are the rules themselves.
+and what came. ``CATALOG_RULES``, ``EXECUTOR_RULES`` and so on are the rules themselves.
 """
 
 from kwaai_core.testing.conformance.catalog import CATALOG_RULES, check_catalog
 from kwaai_core.testing.conformance.executor import EXECUTOR_RULES, Subject, check_executor
+from kwaai_core.testing.conformance.identity import IDENTITY_RULES, check_identity
 from kwaai_core.testing.conformance.router import ROUTER_RULES, check_router
 from kwaai_core.testing.conformance.rules import Nonconformance
 
 __all__ = [
-    "CATALOG_RULES", "EXECUTOR_RULES", "ROUTER_RULES", "Nonconformance", "Subject",
-    "check_catalog", "check_executor", "check_router",
+    "CATALOG_RULES", "EXECUTOR_RULES", "IDENTITY_RULES", "ROUTER_RULES", "Nonconformance",
+    "Subject", "check_catalog", "check_executor", "check_identity", "check_router",
 ]  # fmt: skip
