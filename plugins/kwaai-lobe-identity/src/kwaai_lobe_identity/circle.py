@@ -1,0 +1,165 @@
+"""What an identity remembers of others: groups, invitations, revocations, and whose key is whose.
+
+One file, replaced as a whole under a lock, so that a command and a running node may both write;
+each reads it again when it has changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from kwaai_core import ConfigError, Group, NotVerified
+from kwaai_lobe_identity.documents import loaded, parsed, parsing, written
+from kwaai_lobe_identity.folder import Folder
+from kwaai_lobe_identity.invitations import Kept
+from kwaai_lobe_identity.memberships import MAX_SECONDS, Revocations, membership, revocations
+from kwaai_lobe_identity.succession import Told, in_conflict, told
+
+FILE = "circle.json"
+MAX_KNOWN = 512
+"""Of how many peers in common groups the successions are remembered, the latest met."""
+MAX_CONFLICTS = 256
+MAX_HISTORY = 64
+
+
+@dataclass(frozen=True)
+class State:
+    """``memberships`` are chains, ``history`` the successions that they need, ``known`` the
+    succession of each key that was met, ``conflicts`` pairs of them that contradict each other."""
+
+    founded: tuple[Group, ...] = ()
+    memberships: tuple[tuple[str, ...], ...] = ()
+    history: tuple[str, ...] = ()
+    revocations: tuple[str, ...] = ()
+    invitations: tuple[Kept, ...] = ()
+    known: Mapping[str, str] = field(default_factory=dict)
+    conflicts: tuple[tuple[str, ...], ...] = ()
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """The keys that are proved to be in two hands."""
+        return frozenset(told(pair[0]).did for pair in self.conflicts)
+
+    def knows(self, statement: Told) -> Told | None:
+        """What the signer of a statement had said before."""
+        jws = self.known.get(statement.did)
+        return told(jws) if jws is not None else None
+
+
+def tidied(state: State, now: float) -> State:
+    """Without what has expired, or is more than anybody keeps."""
+    return replace(
+        state,
+        memberships=tuple(chain for chain in state.memberships if _ends(chain) > now),
+        history=tuple(dict.fromkeys(state.history))[-MAX_HISTORY:],
+        revocations=tuple(dict.fromkeys(state.revocations)),
+        invitations=tuple(kept for kept in state.invitations if kept.expires > now),
+        known=dict(list(state.known.items())[-MAX_KNOWN:]),
+        conflicts=state.conflicts[-MAX_CONFLICTS:],
+    )
+
+
+def _ends(chain: tuple[str, ...]) -> int:
+    return min(membership(jws)[1].expires for jws in chain)
+
+
+def still_needed(revoked: Mapping[str, int], now: float) -> dict[str, int]:
+    """The revocations of memberships that could be good yet."""
+    return {did: issued for did, issued in revoked.items() if issued + MAX_SECONDS > now}
+
+
+def remembering(state: State, statements: Iterable[Told]) -> State:
+    """With the successions of keys that were met."""
+    known = dict(state.known)
+    for statement in statements:
+        before = state.knows(statement)
+        if before is None or (statement.says.next and not before.says.next):
+            known.pop(statement.did, None)  # so that it comes last, and is forgotten last
+            known[statement.did] = statement.jws
+    return replace(state, known=known)
+
+
+def accusing(state: State, pairs: Iterable[tuple[str, ...]]) -> State:
+    """With these conflicts, as far as they are new. Errors: :class:`NotVerified`."""
+    new = {did: pair for pair in pairs if (did := conflict(pair)) not in state.frozen}
+    return replace(state, conflicts=(*state.conflicts, *new.values()))
+
+
+def contradicting(state: State, statements: Iterable[Told]) -> list[tuple[str, ...]]:
+    """Pairs of what was known and of what is shown now that cannot both hold."""
+    known = ((state.knows(statement), statement) for statement in statements)
+    return [(one.jws, other.jws) for one, other in known if one and in_conflict(one, other)]
+
+
+def conflict(pair: tuple[str, ...]) -> str:
+    """Whose conflict a pair of successions proves. Errors: :class:`NotVerified`."""
+    with parsing("the proof of a conflict"):
+        one, other = map(told, pair)
+        if not in_conflict(one, other):
+            raise ValueError("the two statements do not contradict each other")
+        return one.did
+
+
+class Circle:
+    """The state in a folder."""
+
+    def __init__(self, folder: Folder, now: Callable[[], float]) -> None:
+        self._folder = folder
+        self._now = now
+        self._lock = threading.Lock()  # of the cache: a call may come from another thread
+        self._cached: tuple[tuple[int, ...] | None, State] = (None, State())
+
+    def state(self) -> State:
+        """What is there now. Errors: :class:`ConfigError`."""
+        stamp = self._folder.stamp(FILE)
+        with self._lock:
+            if stamp is None or stamp != self._cached[0]:
+                self._cached = stamp, self._read()
+            return self._cached[1]
+
+    def _read(self) -> State:
+        content = self._folder.read(FILE)
+        if content is None:
+            return State()
+        try:
+            with parsing("it"):
+                state = parsed(State, loaded(content))
+                _check(state)
+                return state
+        except NotVerified as error:
+            raise ConfigError(
+                f"{self._folder.path / FILE} cannot be used: {error.message}: put back the file "
+                "of your backup, or move it away to forget groups and invitations"
+            ) from None
+
+    def change(self, change: Callable[[State], State]) -> State:
+        """Put what ``change`` makes of the state in its place, durably, unless it is the same."""
+        with self._folder.locked():
+            before = self._read()
+            after = tidied(change(before), self._now())
+            if after != before:
+                self._folder.replace(FILE, written(after))
+            return after
+
+
+def _check(state: State) -> None:
+    """Errors: :class:`NotVerified`, so that nothing raises it later where nobody expects it."""
+    for chain in state.memberships:
+        for jws in chain:
+            membership(jws)
+    for jws in (*state.history, *state.known.values()):
+        told(jws)
+    for jws in state.revocations:
+        revocations(jws)
+    for pair in state.conflicts:
+        conflict(pair)
+
+
+def next_list(group: Group, before: Revocations | None, did: str, now: float) -> Revocations:
+    """The list that revokes, beside what is revoked already, what ``did`` has now."""
+    number = 1 + (before.number if before else 0)
+    revoked = still_needed(before.revoked if before else {}, now)
+    return Revocations(group.founder, group.name, number, revoked | {did: int(now)})
