@@ -1,6 +1,7 @@
 """A node behind its API: ``kwaai run`` as a real process, with a state folder of its own."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -39,7 +40,7 @@ class Node:
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kwaai-bench-")))
             (folder / "kwaai.toml").touch()
-            environment = {
+            self._environment = environment = {
                 **{key: value for key, value in os.environ.items() if key[:6] != "KWAAI_"},
                 "KWAAI_STATE": str(folder / "state"),
                 "KWAAI_CONFIG": str(folder / "kwaai.toml"),
@@ -70,6 +71,14 @@ class Node:
     def pids(self) -> tuple[int, ...]:
         """The node's process first, then its workers."""
         return (self._process.pid, *descendants(self._process.pid))
+
+    def row_limit(self) -> int:
+        """The most rows of a call that decodes, as the worker that is loaded says."""
+        done = subprocess.run(
+            [KWAAI, "lobes", "--json"], env=self._environment, check=True, capture_output=True
+        )
+        facts = next(lobe["facts"] for lobe in json.loads(done.stdout) if lobe["lobe"] == "llama")
+        return min(int(worker["max_rows"]) for worker in facts["workers"])
 
     def run(self, prompts: Sequence[str], length: int) -> Run:
         """Greedily ``length`` tokens for each prompt, all requests at once."""

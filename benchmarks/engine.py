@@ -33,7 +33,8 @@ class Settings:
     """How plain llama.cpp is set up; ``context`` is in tokens, for all sequences together.
 
     With ``exact`` it has what exactness needs: no repacked weights, flash attention, a cache
-    of each sequence's own, and K and V of different types.
+    of each sequence's own, K and V of different types, and no more than ``rows`` rows in a call
+    that decodes (K-quants: 7, so that 8 sequences are two calls of 4).
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Settings:
     threads: int
     flash: bool = True
     exact: bool = False
+    rows: int = BATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Engine:
         self._vocab = L.llama_model_get_vocab(model)
         self._memory = L.llama_get_memory(self._context)
         self._batch = L.llama_batch_init(BATCH, 0, 1)
+        self._rows = settings.rows
         self._sampler = L.llama_sampler_chain_init(L.llama_sampler_chain_default_params())
         L.llama_sampler_chain_add(self._sampler, L.llama_sampler_init_greedy())
 
@@ -125,11 +128,14 @@ class Engine:
         return int(L.llama_sampler_sample(self._sampler, self._context, -1))
 
     def _step(self, rows: list[list[int]], prompted: list[list[int]]) -> None:
-        for i, (row, tokens) in enumerate(zip(rows, prompted, strict=True)):
-            self._row(i, row[-1], len(tokens) + len(row) - 1, i, True)
-        self._decode(len(rows))
-        for i, row in enumerate(rows):
-            row.append(int(L.llama_sampler_sample(self._sampler, self._context, i)))
+        width = -(-len(rows) // -(-len(rows) // self._rows))  # of as few calls as can be
+        for lo in range(0, len(rows), width):
+            together = rows[lo : lo + width]
+            for i, row in enumerate(together):
+                self._row(i, row[-1], len(prompted[lo + i]) + len(row) - 1, lo + i, True)
+            self._decode(len(together))
+            for i, row in enumerate(together):
+                row.append(int(L.llama_sampler_sample(self._sampler, self._context, i)))
 
     def _row(self, i: int, token: int, position: int, sequence: int, output: bool) -> None:
         batch = self._batch

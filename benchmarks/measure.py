@@ -116,10 +116,12 @@ def _side(model: ModelFile, mode: Mode, effort: Effort) -> Iterator[_Side]:
     settings = _settings(model, mode)
     flash = (True,) if mode == "exact" else (True, False)
     with contextlib.ExitStack() as stack:
-        plains = [stack.enter_context(Plain(replace(settings, flash=on))) for on in flash]
         node = Node(model.registered, context=CONTEXT, exact=mode == "exact")
-        side = _Side(stack.enter_context(node), plains[0])
-        node.run([plains[0].prompt(1, PROMPT)], 8)  # loads the model
+        stack.enter_context(node).run(["Load the model."], 2)
+        if mode == "exact":
+            settings = replace(settings, rows=node.row_limit())
+        plains = [stack.enter_context(Plain(replace(settings, flash=on))) for on in flash]
+        side = _Side(node, plains[0])
         for row in effort.rows:
             side.best[row] = _fastest(plains, row)
         yield side
