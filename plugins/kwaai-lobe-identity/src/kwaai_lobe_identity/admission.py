@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from kwaai_core import Group, Invitation, NotVerified, RequestError
@@ -16,12 +16,13 @@ from kwaai_lobe_identity.members import MAX_GROUPS, Members
 from kwaai_lobe_identity.memberships import (
     MAX_LINKS,
     MAX_REVOKED,
+    MAX_SECONDS,
     group_of,
     issue,
-    membership,
     named_group,
     newest,
     revoke,
+    signer_of,
     standing,
 )
 from kwaai_lobe_identity.names import did_of_key, key_of_did, key_of_peer, peer_of_key
@@ -58,27 +59,20 @@ class Admission(Members):
         self, name: str, addresses: Sequence[str], seconds: float, *, may_invite: bool
     ) -> Invitation:
         """See :meth:`kwaai_core.Identity.invite`."""
-        made: list[Invitation] = []
-
-        def invited(state: State) -> State:
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise RequestError(f"an invitation is good for 0 to {MAX_SECONDS} s, not {seconds:g}")
+        with self.circle.changing() as changing:
+            state = changing.state
             group = self._invitable(state, name)
             if len(state.invitations) >= MAX_INVITATIONS:
                 raise RequestError(f"{MAX_INVITATIONS} invitations are open: let some expire")
             expires = int(self.now() + seconds)
-            invitation, did = invitations.make(
-                self.key.peer_id, addresses, group.founder, group.name, expires
-            )
-            made.append(invitation)
+            invitation, did = invitations.make(self.key.peer_id, addresses, group, expires)
             kept = Kept(did, group.founder, group.name, may_invite, expires)
-            founded = tuple(dict.fromkeys([*state.founded, group]))
-            return replace(
-                state,
-                founded=founded if group.founder in self.names else state.founded,
-                invitations=(*state.invitations, kept),
-            )
-
-        self.circle.change(invited)
-        return made[-1]
+            if group.founder in self.names:
+                state = replace(state, founded=tuple(dict.fromkeys([*state.founded, group])))
+            changing.state = replace(state, invitations=(*state.invitations, kept))
+        return invitation
 
     def _invitable(self, state: State, name: str) -> Group:
         """The group of this name that this node may invite into, founded where it has none."""
@@ -98,45 +92,40 @@ class Admission(Members):
                 f"this node is in a group {name}, and may not invite into it: ask whoever "
                 "founded it, or invite into a group of another name"
             )
-        if len(self.groups(state)) >= MAX_GROUPS:
-            raise RequestError(
-                f"this node is in {MAX_GROUPS} groups already, and cannot be in more"
-            )
+        _check_room(self.groups(state))
         return fresh
 
     def admit(self, peer: str, answer: bytes) -> bytes:
         """See :meth:`kwaai_core.Identity.admit`. The invitation is used up on disk before."""
         did = did_of_key(key_of_peer(peer))
         used = invitations.answered(answer, did, self.key.peer_id)
-        found: list[Kept] = []
-
-        def admitted(state: State) -> State:
-            found[:] = [kept for kept in state.invitations if kept.did == used]
-            return replace(
-                state, invitations=tuple(kept for kept in state.invitations if kept.did != used)
-            )
-
-        state = self.circle.change(admitted)
-        if not found:
+        with self.circle.changing() as changing:
+            state = changing.state
+            found = next((kept for kept in state.invitations if kept.did == used), None)
+            others = tuple(kept for kept in state.invitations if kept.did != used)
+            changing.state = replace(state, invitations=others)
+        if found is None:
             raise NotVerified("there is no such invitation: it was used before, or has expired")
-        if found[0].expires <= self.now():
+        if found.expires <= self.now():
             raise NotVerified("the invitation has expired")
-        return written(self._admission(state, did, found[0]))
+        return written(self._admission(state, did, found))
 
     def _admission(self, state: State, did: str, kept: Kept) -> _Admission:
-        group, now = Group(kept.founder, kept.group), int(self.now())
+        group, lineage = Group(kept.founder, kept.group), self.lineage(state)
         chain: tuple[str, ...] = ()
         if group not in state.founded:
             chains = [chain for held, chain in self.standings(state) if held.group == group]
             if not chains:
                 raise NotVerified(f"this node is not in the group {group.name} any more")
             chain = chains[0]
+        now = int(self.now())
         link = issue(
             self.key, group, did, may_invite=kept.may_invite, now=now, seconds=self._seconds
         )
-        history = tuple(dict.fromkeys([*state.history, *self.history]))
-        lists = self.lists(state, self.lineage(state), [group])
-        return _Admission((*chain, link), history, tuple(jws for _, jws in lists.values()))
+        lists = newest(state.revocations, [group], lineage).values()
+        signers = [self.key.did, *(one.signer for one in lists), *map(signer_of, chain)]
+        proofs = dict.fromkeys(jws for signer in signers for jws in lineage.proof(signer))
+        return _Admission((*chain, link), tuple(proofs), tuple(one.jws for one in lists))
 
     def join(self, invitation: Invitation, content: bytes) -> Group:
         """See :meth:`kwaai_core.Identity.join`."""
@@ -145,28 +134,26 @@ class Admission(Members):
                 raise ValueError(f"it has more than {_MAX_ADMISSION} bytes")
             given = parsed(_Admission, loaded(content))
             history = [told(jws) for jws in given.history]
-            group, (inviter, _) = group_of(given.chain), membership(given.chain[-1])
+            group, inviter = group_of(given.chain), signer_of(given.chain[-1])
         if group != invitation.group or peer_of_key(key_of_did(inviter)) != invitation.peer:
             raise NotVerified("the membership is not what the invitation said")
-
-        def joined(state: State) -> State:
+        with self.circle.changing() as changing:
+            state = changing.state
             lineage = self.lineage(state, history)
             lists = newest([*state.revocations, *given.revocations], [group], lineage)
-            revoked = lists[group][0].revoked if group in lists else {}
-            held = standing(given.chain, revoked, lineage, self.now())
+            held = standing(given.chain, lists, lineage, self.now())
             if held is None or held.member not in self.names:
                 raise NotVerified("the membership does not hold: ask for another invitation")
             others = [chain for chain in state.memberships if group_of(chain) != group]
-            if len({*map(group_of, others), *state.founded}) >= MAX_GROUPS:
-                raise RequestError(f"this node is in {MAX_GROUPS} groups already")
+            _check_room({*map(group_of, others), *state.founded})
+            signers = map(signer_of, given.chain)
+            proofs = [jws for signer in signers for jws in lineage.proof(signer)]
             state = replace(
                 state,
                 memberships=(*others, given.chain),
-                history=(*state.history, *(set(given.history) - set(self.history))),
+                history=(*state.history, *proofs),
             )
-            return self.with_lists(state, given.revocations, lineage)
-
-        self.circle.change(joined)
+            changing.state = self.with_lists(state, given.revocations, lineage)
         return group
 
     def revoke(self, name: str, did: str) -> Group:
@@ -175,19 +162,20 @@ class Admission(Members):
         Errors: :class:`RequestError` where it has founded none of this name.
         """
         key_of_did(did)
-        done: list[Group] = []
-
-        def revoked(state: State) -> State:
+        with self.circle.changing() as changing:
+            state = changing.state
             group = next((group for group in state.founded if group.name == name), None)
             if group is None:
                 raise RequestError(f"this node has founded no group {name}: only a founder revokes")
             lineage = self.lineage(state)
-            before = self.lists(state, lineage, [group]).get(group)
-            says = next_list(group, before[0] if before else None, did, self.now())
+            before = newest(state.revocations, [group], lineage).get(group)
+            says = next_list(group, before.says if before else None, did, self.now())
             if len(says.revoked) > MAX_REVOKED:
                 raise RequestError(f"{MAX_REVOKED} members are revoked: found another group")
-            done.append(group)
-            return self.with_lists(state, [revoke(self.key, says)], lineage)
+            changing.state = self.with_lists(state, [revoke(self.key, says)], lineage)
+        return group
 
-        self.circle.change(revoked)
-        return done[-1]
+
+def _check_room(groups: Collection[Group]) -> None:
+    if len(groups) >= MAX_GROUPS:
+        raise RequestError(f"this node is in {MAX_GROUPS} groups, and cannot be in more")

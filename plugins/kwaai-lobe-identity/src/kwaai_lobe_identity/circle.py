@@ -7,7 +7,8 @@ each reads it again when it has changed.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -22,7 +23,8 @@ FILE = "circle.json"
 MAX_KNOWN = 512
 """Of how many peers in common groups the successions are remembered, the latest met."""
 MAX_CONFLICTS = 256
-MAX_HISTORY = 64
+MAX_HISTORY = 32
+"""How many successions are kept for the sake of memberships and lists."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,24 @@ class State:
     @cached_property
     def frozen(self) -> frozenset[str]:
         """The keys that are proved to be in two hands."""
-        return frozenset(told(pair[0]).did for pair in self.conflicts)
+        return frozenset(map(conflict, self.conflicts))
 
-    def knows(self, statement: Told) -> Told | None:
-        """What the signer of a statement had said before."""
-        jws = self.known.get(statement.did)
-        return told(jws) if jws is not None else None
+    @cached_property
+    def met(self) -> Mapping[str, Told]:
+        """What keys had said of themselves when they were met."""
+        return {did: told(jws) for did, jws in self.known.items()}
+
+    @cached_property
+    def needed(self) -> tuple[Told, ...]:
+        """The successions that its memberships and lists need."""
+        return tuple(map(told, self.history))
+
+
+@dataclass
+class Changing:
+    """A change that is under way: ``state`` is put in the place of what was there."""
+
+    state: State
 
 
 def tidied(state: State, now: float) -> State:
@@ -75,7 +89,7 @@ def remembering(state: State, statements: Iterable[Told]) -> State:
     """With the successions of keys that were met."""
     known = dict(state.known)
     for statement in statements:
-        before = state.knows(statement)
+        before = state.met.get(statement.did)
         if before is None or (statement.says.next and not before.says.next):
             known.pop(statement.did, None)  # so that it comes last, and is forgotten last
             known[statement.did] = statement.jws
@@ -90,7 +104,7 @@ def accusing(state: State, pairs: Iterable[tuple[str, ...]]) -> State:
 
 def contradicting(state: State, statements: Iterable[Told]) -> list[tuple[str, ...]]:
     """Pairs of what was known and of what is shown now that cannot both hold."""
-    known = ((state.knows(statement), statement) for statement in statements)
+    known = ((state.met.get(statement.did), statement) for statement in statements)
     return [(one.jws, other.jws) for one, other in known if one and in_conflict(one, other)]
 
 
@@ -135,14 +149,16 @@ class Circle:
                 "of your backup, or move it away to forget groups and invitations"
             ) from None
 
-    def change(self, change: Callable[[State], State]) -> State:
-        """Put what ``change`` makes of the state in its place, durably, unless it is the same."""
+    @contextmanager
+    def changing(self) -> Iterator[Changing]:
+        """Change the state, alone; left without an error, it is on disk when this is over."""
         with self._folder.locked():
             before = self._read()
-            after = tidied(change(before), self._now())
+            changing = Changing(before)
+            yield changing
+            after = tidied(changing.state, self._now())
             if after != before:
                 self._folder.replace(FILE, written(after))
-            return after
 
 
 def _check(state: State) -> None:
@@ -150,12 +166,11 @@ def _check(state: State) -> None:
     for chain in state.memberships:
         for jws in chain:
             membership(jws)
-    for jws in (*state.history, *state.known.values()):
-        told(jws)
+    if any(did != statement.did for did, statement in state.met.items()):
+        raise NotVerified("a succession is kept under another key's name")
+    _ = state.needed, state.frozen
     for jws in state.revocations:
         revocations(jws)
-    for pair in state.conflicts:
-        conflict(pair)
 
 
 def next_list(group: Group, before: Revocations | None, did: str, now: float) -> Revocations:

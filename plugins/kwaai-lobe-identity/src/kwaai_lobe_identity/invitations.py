@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from jwcrypto.common import base64url_decode, base64url_encode
 
-from kwaai_core import Invitation, NotVerified, RequestError
+from kwaai_core import Group, Invitation, NotVerified, RequestError
 from kwaai_lobe_identity.documents import loaded, parsed, parsing, written
 from kwaai_lobe_identity.jose import opened, sign
 from kwaai_lobe_identity.keys import Key
@@ -21,7 +21,7 @@ from kwaai_lobe_identity.memberships import named_group
 from kwaai_lobe_identity.names import key_of_did, key_of_peer
 
 _PREFIX = "kwaai-invitation-1."
-_MAX_LINE, _MAX_ADDRESSES, _MAX_ADDRESS = 8192, 32, 512
+_MAX_LINE, _MAX_ADDRESSES, _MAX_ADDRESS = 8192, 16, 256
 _PURPOSE = "answer"
 
 
@@ -52,14 +52,17 @@ class Kept:
     expires: int
 
 
-def make(
-    peer: str, addresses: Sequence[str], founder: str, group: str, expires: int
-) -> tuple[Invitation, str]:
+def make(peer: str, addresses: Sequence[str], group: Group, expires: int) -> tuple[Invitation, str]:
     """A fresh invitation, and the DID of its key. Errors: :class:`RequestError`."""
-    secret = secrets.token_bytes(32)
-    says = _Line(peer, tuple(addresses), founder, group, expires, base64url_encode(secret))
+    try:
+        _check(addresses)
+    except ValueError as error:
+        raise RequestError(f"nobody could be invited so: {error}") from None
+    secret = base64url_encode(secrets.token_bytes(32))
+    says = _Line(peer, tuple(addresses), group.founder, group.name, expires, secret)
     line = _PREFIX + base64url_encode(written(says))
-    return _read(line)[0], Key(secret).did
+    invitation, key = _read(line)
+    return invitation, key.did
 
 
 def read(line: str, now: float) -> Invitation:

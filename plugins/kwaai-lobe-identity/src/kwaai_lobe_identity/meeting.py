@@ -11,7 +11,7 @@ from kwaai_lobe_identity import credentials
 from kwaai_lobe_identity.circle import State, accusing, contradicting, remembering
 from kwaai_lobe_identity.documents import loaded, parsed, parsing, written
 from kwaai_lobe_identity.members import MAX_GROUPS, Members
-from kwaai_lobe_identity.memberships import group_of, standing
+from kwaai_lobe_identity.memberships import group_of, newest, standing
 from kwaai_lobe_identity.names import did_of_key, key_of_peer
 from kwaai_lobe_identity.succession import Lineage, Told, told
 
@@ -21,7 +21,7 @@ MAX_INTRODUCTION = 1 << 18
 """The longest introduction in bytes."""
 MEETING_SECONDS = 3600.0
 """How long what a peer has proved may be relied on, so that a revocation comes through."""
-_MAX_HISTORY, _MAX_CONFLICTS = 96, 8
+_MAX_HISTORY, _MAX_CONFLICTS = 49, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ class Introduction:
 def introduction(members: Members, control: credentials.Control | None) -> bytes:
     """What this node shows."""
     state = members.circle.state()
-    lists = members.lists(state, members.lineage(state), members.groups(state))
+    lists = newest(state.revocations, members.groups(state), members.lineage(state))
     shown = Introduction(
         founded=state.founded,
         memberships=tuple(chain for _, chain in members.standings(state)),
         history=tuple(dict.fromkeys([*members.history, *state.history])),
-        revocations=tuple(jws for _, jws in lists.values()),
+        revocations=tuple(one.jws for one in lists.values()),
         conflicts=state.conflicts[-_MAX_CONFLICTS:],
         owner=control.jwt if control is not None else "",
     )
@@ -96,7 +96,9 @@ def _heard(members: Members, history: Sequence[Told]) -> State:
     if not new:
         return state
     log.warning("frozen, since they have named two successors: %s", ", ".join(sorted(new)))
-    return members.circle.change(lambda before: accusing(before, pairs))
+    with members.circle.changing() as changing:
+        changing.state = accusing(changing.state, pairs)
+    return members.circle.state()
 
 
 def _check(did: str, lineage: Lineage, now: float) -> None:
@@ -110,9 +112,9 @@ def _learnt(members: Members, state: State, shown: Introduction, lineage: Lineag
     """The state with the lists of revocations that are newer than what was known."""
     if members.with_lists(state, shown.revocations, lineage) is state:
         return state
-    return members.circle.change(
-        lambda before: members.with_lists(before, shown.revocations, lineage)
-    )
+    with members.circle.changing() as changing:
+        changing.state = members.with_lists(changing.state, shown.revocations, lineage)
+    return members.circle.state()
 
 
 def _in_common(
@@ -120,15 +122,14 @@ def _in_common(
 ) -> tuple[tuple[Group, ...], float]:
     """The groups that both are in, and until when that is known."""
     theirs, mine, now = lineage.names(did), members.groups(state), members.now()
-    lists = members.lists(state, lineage, mine)
+    lists = newest(state.revocations, mine, lineage)
     common = [group for group in shown.founded if group in mine and group.founder in theirs]
     expires = now + MEETING_SECONDS
     for chain in shown.memberships:
         group = group_of(chain)
         if group not in mine:
             continue
-        revoked = lists[group][0].revoked if group in lists else {}
-        held = standing(chain, revoked, lineage, now)
+        held = standing(chain, lists, lineage, now)
         if held is not None and held.member in theirs:
             common.append(group)
             expires = min(expires, float(held.expires))
@@ -140,4 +141,5 @@ def _remember(members: Members, state: State, shown: Introduction, kin: Sequence
     news = remembering(state, kin) != state
     proofs = [pair for pair in shown.conflicts if pair not in state.conflicts]
     if news or (proofs and accusing(state, proofs) != state):
-        members.circle.change(lambda before: accusing(remembering(before, kin), proofs))
+        with members.circle.changing() as changing:
+            changing.state = accusing(remembering(changing.state, kin), proofs)

@@ -23,8 +23,8 @@ DAY = 86_400
 MAX_SECONDS = 366 * DAY
 """How long a membership may be good; so a revocation may be forgotten after that time."""
 MAX_LINKS = 4
-MAX_REVOKED = 256
-_MAX_STATEMENT, _MAX_LIST = 1500, 32_000  # characters
+MAX_REVOKED = 100
+_MAX_STATEMENT, _MAX_LIST = 1500, 12_000  # characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -48,6 +48,19 @@ class Revocations:
     group: str
     number: int
     revoked: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """A verified list of revocations: who signed it, and the statement."""
+
+    signer: str
+    says: Revocations
+    jws: str
+
+
+Lists = Mapping[Group, List]
+"""The newest list of each group that has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,11 @@ def revocations(jws: str) -> tuple[str, Revocations]:
         return signer, says
 
 
+def signer_of(jws: str) -> str:
+    """Who signed a membership. Errors: :class:`NotVerified`."""
+    return membership(jws)[0]
+
+
 def group_of(chain: Sequence[str]) -> Group:
     """The group that a chain is about, whatever it is worth. Errors: :class:`NotVerified`."""
     with parsing("a chain of memberships"):
@@ -119,14 +137,13 @@ def group_of(chain: Sequence[str]) -> Group:
         return Group(says.founder, says.group)
 
 
-def standing(
-    chain: Sequence[str], revoked: Mapping[str, int], lineage: Lineage, now: float
-) -> Standing | None:
+def standing(chain: Sequence[str], lists: Lists, lineage: Lineage, now: float) -> Standing | None:
     """What a chain amounts to now; None where it is expired, revoked, or has a gap.
 
     Errors: :class:`NotVerified` where a statement of it is malformed.
     """
     group = group_of(chain)
+    revoked = lists[group].says.revoked if group in lists else {}
     may_sign, may_invite, expires = group.founder, True, 1 << 53
     for signer, says in map(membership, chain):
         if Group(says.founder, says.group) != group:
@@ -142,23 +159,20 @@ def standing(
     return Standing(group, may_sign, may_invite, expires)
 
 
-def newest(
-    lists: Iterable[str], groups: Iterable[Group], lineage: Lineage
-) -> Mapping[Group, tuple[Revocations, str]]:
-    """For each of these groups its founder's newest list, and the statement.
+def newest(statements: Iterable[str], groups: Iterable[Group], lineage: Lineage) -> Lists:
+    """For each of these groups its founder's newest list.
 
     What a later key of the founder says goes before whatever an earlier one says.
 
     Errors: :class:`NotVerified` where one is malformed.
     """
     wanted = set(groups)
-    found: dict[Group, tuple[Revocations, str]] = {}
+    found: dict[Group, List] = {}
     ranks: dict[Group, tuple[int, int]] = {}
-    for jws in lists:
+    for jws in statements:
         signer, says = revocations(jws)
-        group = Group(says.founder, says.group)
-        names = lineage.names(signer)
+        group, names = Group(says.founder, says.group), lineage.names(signer)
         rank = len(names), says.number
         if group in wanted and group.founder in names and rank > ranks.get(group, (0, 0)):
-            found[group], ranks[group] = (says, jws), rank
+            found[group], ranks[group] = List(signer, says, jws), rank
     return found

@@ -123,9 +123,10 @@ class Lineage:
         """Whether an identity, or one that it says to have been before, is in two hands."""
         return not self.frozen.isdisjoint([did, *self._claimed(did)])
 
-    def statements(self, did: str) -> tuple[str, ...]:
-        """What proves :meth:`names`."""
-        return tuple(self._of[name].jws for name in self.names(did) if name in self._of)
+    def proof(self, did: str) -> tuple[str, ...]:
+        """The statements that prove :meth:`names`; none where there is nothing to prove."""
+        names = self.names(did)
+        return tuple(self._of[name].jws for name in names) if len(names) > 1 else ()
 
     def _claimed(self, did: str) -> Iterator[str]:
         for _ in range(MAX_GENERATIONS):
