@@ -137,6 +137,18 @@ async def test_leaving_frees_the_stream_at_once(smollm2: Path, open_worker: Open
         assert "four" in text
 
 
+async def test_leaving_a_closed_answer_frees_its_stream_too(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2, context=4096, streams=1)) as worker:
+        async with worker.generate(Job(" river" * 3000, GREEDY)) as (answer, _):
+            await answer.aclose()
+            with pytest.raises(trio.ClosedResourceError):
+                await answer.receive()
+        with trio.fail_after(3):
+            await ask(worker, Job("One, two, three,", GREEDY, max_tokens=3))
+
+
 async def test_a_killed_worker_ends_its_answers_with_an_error(
     smollm2: Path, open_worker: OpenWorker
 ) -> None:

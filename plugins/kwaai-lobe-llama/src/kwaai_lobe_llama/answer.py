@@ -19,11 +19,13 @@ class Answer(trio.abc.ReceiveChannel[Delta]):
         self._deltas: deque[Delta] = deque()
         self._error: KwaaiError | None = None
         self._ended = False
+        self._closed = False
         self._news = trio.Event()
 
     def put(self, delta: Delta) -> None:
-        """Another delta; one with ``finish`` is the last."""
-        self._deltas.append(delta)
+        """Another delta; one with ``finish`` is the last. Nobody reads it after :meth:`aclose`."""
+        if not self._closed:
+            self._deltas.append(delta)
         self._ended = self._ended or delta.finish is not None
         self._news.set()
 
@@ -35,7 +37,7 @@ class Answer(trio.abc.ReceiveChannel[Delta]):
 
     @property
     def ended(self) -> bool:
-        """Whether the last delta, or the error, has come."""
+        """Whether the last delta, or the error, has come; closing does not end the work."""
         return self._ended
 
     def check(self) -> None:
@@ -50,9 +52,12 @@ class Answer(trio.abc.ReceiveChannel[Delta]):
         return self._deltas.popleft()
 
     async def receive(self) -> Delta:
-        """The next delta. Errors: what ended the answer; ``trio.EndOfChannel``."""
+        """The next delta. Errors: what ended the answer; ``trio.EndOfChannel``, or
+        ``trio.ClosedResourceError`` after :meth:`aclose`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while not self._deltas:
+            if self._closed:
+                raise trio.ClosedResourceError
             self.check()
             if self._ended:
                 raise trio.EndOfChannel
@@ -62,7 +67,8 @@ class Answer(trio.abc.ReceiveChannel[Delta]):
         return self._deltas.popleft()
 
     async def aclose(self) -> None:
-        """Drop what was not read."""
+        """Drop what was not read, and what still comes."""
         self._deltas.clear()
-        self._ended = True
+        self._closed = True
+        self._news.set()
         await trio.lowlevel.checkpoint()
