@@ -102,7 +102,9 @@ class Worker:
 
     async def _spawn(self, connection: socket.socket) -> trio.Process:
         fd = connection.fileno()
-        command = [sys.executable, "-m", f"{__package__}.worker", str(fd), self.plan.to_json()]
+        module = f"{__package__}.worker"
+        # -P: a queue.py where the node was started is none of Python's
+        command = [sys.executable, "-P", "-m", module, str(fd), self.plan.to_json()]
         environment = {"GOMP_SPINCOUNT": str(self._spin)} | os.environ
         return await trio.lowlevel.open_process(
             command,
