@@ -22,6 +22,7 @@ from kwaai_core import (
     Delta,
     KwaaiError,
     ModelFileError,
+    ModelLoading,
     RequestError,
     Usage,
     WorkerLost,
@@ -86,19 +87,28 @@ class Worker:
 
     async def run(self) -> None:
         """Start the process and serve its frames until it ends or this is cancelled."""
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                process = await self._spawn(theirs)
-            self.pid = process.pid
-            async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
-                await self._serve(process, stream)
+            await self._run()
+        except OSError as error:  # no more processes, descriptors or memory
+            self.error = ModelLoading(
+                f"a process for {self.name} could not be started: {error}; try again later",
+                retry_after=5,
+            )
         finally:
             self.ended.set()
             self.ready.set()
             for request in self._requests.values():
                 request.answer.fail(self.error or self._lost("was stopped"))
                 request.accepted.set()
+
+    async def _run(self) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                process = await self._spawn(theirs)
+            self.pid = process.pid
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
+                await self._serve(process, stream)
 
     async def _spawn(self, connection: socket.socket) -> trio.Process:
         fd = connection.fileno()
