@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from kwaai_core import (
     Delta,
     Message,
     ModelFileError,
+    ModelLoading,
     RequestError,
+    RequestTooLarge,
     Sampling,
     WorkerLost,
 )
-from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.frames import MAX_PAYLOAD, Job
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
 
@@ -175,3 +178,46 @@ async def test_a_file_that_llama_cpp_refuses_is_a_model_file_error(
             pass
     error = caught.value.exceptions[0]
     assert isinstance(error, ModelFileError) and "ffn_up" in str(error)
+
+
+async def test_a_prompt_that_no_frame_holds_is_refused_and_costs_nobody_else(
+    qwen2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(qwen2)) as worker:
+        with pytest.raises(RequestTooLarge) as caught:
+            await ask(worker, Job("x" * (MAX_PAYLOAD + 1)))
+        assert caught.value.param == "prompt"
+        await ask(worker, Job("x", GREEDY, max_tokens=3))
+
+
+async def test_what_was_asked_by_those_who_left_is_never_sent(
+    qwen2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(qwen2)) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)  # as one that is busy with a long prompt
+        for _ in range(40):
+            with trio.move_on_after(0.001):
+                await ask(worker, Job("x" * (MAX_PAYLOAD // 8)))
+        os.kill(worker.pid, signal.SIGCONT)
+        with trio.fail_after(15):
+            await ask(worker, Job("x", GREEDY, max_tokens=3))
+
+
+async def test_a_process_that_cannot_be_started_costs_only_its_own_requests(
+    qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    worker = Worker("test", plan(qwen2), spin=1000)
+    await worker.run()
+    assert isinstance(worker.error, ModelLoading) and "could not be started" in str(worker.error)
+    with pytest.raises(ModelLoading):
+        await ask(worker, Job("x"))
+
+
+async def test_modules_where_the_node_was_started_are_not_pythons(
+    qwen2: Path, open_worker: OpenWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit(7)")
+    monkeypatch.chdir(tmp_path)
+    async with open_worker(plan(qwen2)) as worker:
+        await ask(worker, Job("x", GREEDY, max_tokens=3))

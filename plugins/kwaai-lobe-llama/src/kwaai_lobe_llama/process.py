@@ -24,11 +24,13 @@ from kwaai_core import (
     ModelFileError,
     ModelLoading,
     RequestError,
+    RequestTooLarge,
     Usage,
     WorkerLost,
 )
 from kwaai_lobe_llama.answer import Answer
 from kwaai_lobe_llama.frames import (
+    MAX_PAYLOAD,
     Failure,
     FailureCode,
     FrameError,
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Request:
+    job: bytes = b""
     answer: Answer = field(default_factory=Answer)
     accepted: trio.Event = field(default_factory=trio.Event)
     digest: bytes = b""
@@ -72,7 +75,7 @@ class Worker:
         self._spin = spin
         self._requests: dict[int, _Request] = {}
         self._numbers = count(1)
-        self._out, self._to_write = trio.open_memory_channel[bytes](float("inf"))
+        self._out, self._to_write = trio.open_memory_channel[tuple[Kind, int]](float("inf"))
         self._last_words: deque[str] = deque(maxlen=8)
 
     @property
@@ -144,8 +147,11 @@ class Worker:
 
     async def _write(self, stream: trio.SocketStream) -> None:
         try:
-            async for data in self._to_write:
-                await stream.send_all(data)
+            async for kind, number in self._to_write:
+                if kind is Kind.CANCEL:
+                    await stream.send_all(frame(kind, number))
+                elif (request := self._requests.get(number)) is not None:  # it has not left yet
+                    await stream.send_all(frame(kind, number, request.job))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader sees the end of the process too, and says so
 
@@ -211,18 +217,29 @@ class Worker:
         """
         if self.ended.is_set():
             raise self.error or self._lost("was stopped")
-        request = _Request(prompt_field="prompt" if isinstance(job.prompt, str) else "messages")
+        request = _request(job)
         number = next(self._numbers) & 0xFFFFFFFF
         self._requests[number] = request
         try:
-            self._out.send_nowait(frame(Kind.GENERATE, number, encode_job(job)))
+            self._out.send_nowait((Kind.GENERATE, number))
             await request.accepted.wait()
             request.answer.check()
             yield request.answer, request
         finally:
             del self._requests[number]
             if not request.answer.ended:
-                self._out.send_nowait(frame(Kind.CANCEL, number))
+                self._out.send_nowait((Kind.CANCEL, number))
+
+
+def _request(job: Job) -> _Request:
+    prompt_field = "prompt" if isinstance(job.prompt, str) else "messages"
+    payload = encode_job(job)
+    if len(payload) > MAX_PAYLOAD:
+        raise RequestTooLarge(
+            f"the prompt takes {len(payload)} bytes, over the limit of {MAX_PAYLOAD}: shorten it",
+            param=prompt_field,
+        )
+    return _Request(payload, prompt_field=prompt_field)
 
 
 def _refusal(failure: Failure, field_: str) -> KwaaiError:
