@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,64 @@ async def test_an_idle_model_makes_room_for_another_and_a_busy_one_does_not(
                 await ask(llama, "q")
         await ask(llama, "q")
         assert [w["model"] for w in llama.describe()["workers"]] == ["q"]
+
+
+def memory_for(path: Path, models: float) -> LlamaSettings:
+    """Settings with memory for so many models of this size."""
+    needed = make_plan(read_gguf(path), "", SMALL, exact=False, memory=1 << 40, gate=path).memory
+    return replace(SMALL, memory=int(needed * models))
+
+
+def copies(path: Path, folder: Path, names: str) -> dict[str, Path]:
+    """Models of one size."""
+    for name in names:
+        (folder / name).write_bytes(path.read_bytes())
+    return {name: folder / name for name in names}
+
+
+async def test_two_models_that_ask_for_the_same_memory_do_not_both_get_it(
+    tmp_path: Path, qwen2: Path
+) -> None:
+    async def try_to(id_: str) -> None:
+        with suppress(ModelLoading):
+            await ask(llama, id_)
+
+    async with executor(tmp_path, copies(qwen2, tmp_path, "abc"), memory_for(qwen2, 1.5)) as llama:
+        await ask(llama, "a")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(try_to, "b")
+            nursery.start_soon(try_to, "c")
+        assert len(pids(llama)) == 1
+
+
+async def test_no_model_leaves_where_that_would_not_make_enough_room(
+    tmp_path: Path, qwen2: Path, smollm2: Path
+) -> None:
+    paths = copies(qwen2, tmp_path, "ab") | {"large": smollm2}
+    async with executor(tmp_path, paths, memory_for(smollm2, 1.1)) as llama:
+        await ask(llama, "a")
+        await ask(llama, "b")
+        before = pids(llama)
+        card = (await llama.models())[1]
+        async with llama.generate(GenerateRequest(card, "Once", GREEDY)):
+            with pytest.raises(ModelLoading, match="does not fit beside"):
+                await ask(llama, "large")
+        assert pids(llama) == before
+
+
+async def test_who_asks_for_a_model_that_is_leaving_does_not_get_its_last_process(
+    tmp_path: Path, qwen2: Path
+) -> None:
+    async with executor(tmp_path, copies(qwen2, tmp_path, "ab"), memory_for(qwen2, 1.5)) as llama:
+        await ask(llama, "a")
+        (place,) = llama._pool._places
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, llama, "b")
+            while not place.scope.cancel_called:
+                await trio.lowlevel.checkpoint()
+            with suppress(ModelLoading):
+                await ask(llama, "a")
+        assert len(pids(llama)) == 1
 
 
 async def test_exact_has_a_worker_of_its_own_beside_a_fast_one(tmp_path: Path, qwen2: Path) -> None:

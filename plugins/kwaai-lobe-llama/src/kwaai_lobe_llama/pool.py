@@ -28,6 +28,7 @@ class _Place:
     card: ModelCard
     exact: bool
     decided: trio.Event = field(default_factory=trio.Event)
+    gone: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     worker: Worker | None = None
     memory: int = 0
@@ -45,6 +46,7 @@ class Pool:
         self._memory = settings.memory or machine_memory() // 2
         self._gate = gate
         self._places: list[_Place] = []
+        self._sharing = trio.Lock()
 
     @property
     def serving(self) -> bool:
@@ -63,7 +65,7 @@ class Pool:
         :class:`ModelFileError`, :class:`ModelLoading` where others keep the memory busy,
         :class:`RequestError` where only ``exact`` stands in the way.
         """
-        place = self._find(card, exact) or await self._add(card, path, exact)
+        place = self._find(card, exact) or self._add(card, path, exact)
         place.used = trio.current_time()
         self._admit(place)
         place.users += 1
@@ -82,25 +84,21 @@ class Pool:
         fitting = [
             place
             for place in self._places
-            if place.card.digest == card.digest and (place.exact or not exact)
+            if place.card.digest == card.digest
+            and (place.exact or not exact)
+            and not place.scope.cancel_called
         ]
         # a request that does not ask for it leaves the exact worker to those that do
         return min(fitting, key=lambda place: place.exact, default=None)
 
-    async def _add(self, card: ModelCard, path: FindPath, exact: bool | None) -> _Place:
+    def _add(self, card: ModelCard, path: FindPath, exact: bool | None) -> _Place:
         place = _Place(card, bool(exact) or self._settings.exact)
         self._places.append(place)
-        await self._nursery.start(self._keep, place, path)
+        self._nursery.start_soon(self._keep, place, path)
         return place
 
-    async def _keep(
-        self,
-        place: _Place,
-        path: FindPath,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    async def _keep(self, place: _Place, path: FindPath) -> None:
         """Plan, run, and run again a worker that died after it had served."""
-        task_status.started()
         try:
             with place.scope:
                 while await self._run(place, path):
@@ -108,6 +106,7 @@ class Pool:
         finally:
             self._places.remove(place)
             place.decided.set()
+            place.gone.set()
 
     async def _run(self, place: _Place, path: FindPath) -> bool:
         """Whether to start anew: the worker had served for a while and died by itself."""
@@ -121,7 +120,7 @@ class Pool:
             place.error = error
             return False
         worker = Worker(place.card.id, planned.plan, spin=self._settings.spin)
-        place.worker, place.memory = worker, planned.memory
+        place.worker = worker
         place.decided.set()
         began = trio.current_time()
         await worker.run()
@@ -142,21 +141,25 @@ class Pool:
         )
 
     async def _make_room(self, place: _Place, needed: int) -> None:
-        others = [other for other in self._places if other is not place]
-        taken = sum(other.memory for other in others)
+        """Take memory for a place; idle models leave, one by one, where that makes enough."""
+        async with self._sharing:
+            while (taken := self._taken(place)) + needed > self._memory:
+                idle = self._idle(place)
+                if taken - sum(other.memory for other in idle) + needed > self._memory:
+                    raise self._no_room(place, needed, taken)
+                log.info("%s leaves memory for %s", idle[0].card.id, place.card.id)
+                idle[0].scope.cancel()
+                await idle[0].gone.wait()
+            place.memory = needed
+
+    def _taken(self, place: _Place) -> int:
+        return sum(other.memory for other in self._places if other is not place)
+
+    def _idle(self, place: _Place) -> list[_Place]:
+        """Who can leave for a place: not the other mode of its own model, see below."""
+        others = [o for o in self._places if o.card.digest != place.card.digest]
         idle = [o for o in others if o.worker and not o.worker.requests and not o.users]
-        for other in sorted(idle, key=lambda other: other.used):
-            if taken + needed <= self._memory:
-                break
-            if other.card.digest == place.card.digest:
-                continue  # the other mode of the same model: see below
-            log.info("%s leaves memory for %s", other.card.id, place.card.id)
-            other.scope.cancel()
-            if other.worker is not None:
-                await other.worker.ended.wait()
-            taken -= other.memory
-        if taken + needed > self._memory:
-            raise self._no_room(place, needed, taken)
+        return sorted(idle, key=lambda other: other.used)
 
     def _no_room(self, place: _Place, needed: int, taken: int) -> KwaaiError:
         sizes = f"{needed >> 20} MiB are needed and {taken >> 20} of {self._memory >> 20} in use"
