@@ -30,3 +30,21 @@ class LlamaSettings:
     exact: bool = False
     load: str = ""
     spin: int = 10_000
+
+    def __post_init__(self) -> None:
+        for key, (low, high) in _LIMITS.items():
+            value = getattr(self, key)
+            if not low <= value <= high:
+                raise ValueError(f"{key} = {value}: must be {low} to {high}")
+
+
+_MANY = 2**31 - 1
+_LIMITS = {
+    "threads": (0, 512),  # llama.cpp's own limit, like that of streams
+    "gpu_layers": (-1, _MANY),
+    "context": (0, _MANY),
+    "streams": (1, 256),
+    "queue": (0, _MANY),
+    "memory": (0, 2**63 - 1),
+    "spin": (0, _MANY),
+}
