@@ -28,7 +28,7 @@ from kwaai_lobe_identity.memberships import (
 from kwaai_lobe_identity.names import did_of_key, key_of_did, key_of_peer, peer_of_key
 from kwaai_lobe_identity.succession import told
 
-MAX_INVITATIONS = 256
+MAX_INVITATIONS = 64
 """How many invitations may be open."""
 _MAX_ADMISSION = 1 << 16
 

@@ -16,7 +16,13 @@ from kwaai_core import ConfigError, Group, NotVerified
 from kwaai_lobe_identity.documents import loaded, parsed, parsing, written
 from kwaai_lobe_identity.folder import Folder
 from kwaai_lobe_identity.invitations import Kept
-from kwaai_lobe_identity.memberships import MAX_SECONDS, Revocations, membership, revocations
+from kwaai_lobe_identity.memberships import (
+    MAX_SECONDS,
+    Revocations,
+    group_of,
+    membership,
+    revocations,
+)
 from kwaai_lobe_identity.succession import Told, in_conflict, told
 
 FILE = "circle.json"
@@ -154,7 +160,7 @@ class Circle:
         """Change the state, alone; left without an error, it is on disk when this is over."""
         with self._folder.locked():
             before = self._read()
-            changing = Changing(before)
+            changing = Changing(tidied(before, self._now()))
             yield changing
             after = tidied(changing.state, self._now())
             if after != before:
@@ -164,6 +170,7 @@ class Circle:
 def _check(state: State) -> None:
     """Errors: :class:`NotVerified`, so that nothing raises it later where nobody expects it."""
     for chain in state.memberships:
+        group_of(chain)
         for jws in chain:
             membership(jws)
     if any(did != statement.did for did, statement in state.met.items()):

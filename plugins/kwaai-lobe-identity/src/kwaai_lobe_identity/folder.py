@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kwaai_core import ConfigError, RequestError
@@ -43,7 +43,7 @@ class Folder:
         self._place(name, data, replacing=True)
 
     def _place(self, name: str, data: bytes, *, replacing: bool) -> None:
-        path, part = self.path / name, self.path / f".{name}.{os.getpid()}.part"
+        path, part = self.path / name, self.path / f".{name}.part"
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write(part, data)
@@ -57,7 +57,8 @@ class Folder:
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # it has its new name, or there is nothing to remove
+                part.unlink()
 
     @contextmanager
     def locked(
@@ -81,7 +82,7 @@ class Folder:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.unlink(missing_ok=True)  # of a process of the same number that was killed
+    path.unlink(missing_ok=True)  # of a process that was killed
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(file, "wb") as writing:
         writing.write(data)

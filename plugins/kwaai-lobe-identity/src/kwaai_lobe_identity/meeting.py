@@ -43,12 +43,11 @@ class Introduction:
 def introduction(members: Members, control: credentials.Control | None) -> bytes:
     """What this node shows."""
     state = members.circle.state()
-    lists = newest(state.revocations, members.groups(state), members.lineage(state))
     shown = Introduction(
         founded=state.founded,
         memberships=tuple(chain for _, chain in members.standings(state)),
         history=tuple(dict.fromkeys([*members.history, *state.history])),
-        revocations=tuple(one.jws for one in lists.values()),
+        revocations=state.revocations,
         conflicts=state.conflicts[-_MAX_CONFLICTS:],
         owner=control.jwt if control is not None else "",
     )

@@ -24,7 +24,7 @@ MAX_SECONDS = 366 * DAY
 """How long a membership may be good; so a revocation may be forgotten after that time."""
 MAX_LINKS = 4
 MAX_REVOKED = 100
-_MAX_STATEMENT, _MAX_LIST = 1500, 12_000  # characters
+_MAX_STATEMENT, _MAX_LIST = 1500, 10_500  # characters
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
