@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "src" / "kwaai_core"
 APART = ("openai", "gguf", "span", "testing", "scaffold")
 BUDGET = 2_800
-HEAVY = {"httpx", "llama_cpp", "numpy", "starlette", "trio"}
+HEAVY = {"cryptography", "httpx", "jwcrypto", "llama_cpp", "numpy", "starlette", "trio"}
 LOBES = [path.parent for path in sorted(ROOT.glob("plugins/*/src/*/__init__.py"))]
 
 
