@@ -22,16 +22,17 @@ if TYPE_CHECKING:
         befriend,
         fake_owner,
     )
+    from kwaai_core.testing.network import Line, Network
     from kwaai_core.testing.nodes import load_lobe, open_test_node
 
 __all__ = [
-    "CARD", "FakeCatalog", "FakeHost", "FakeIdentities", "FakeIdentity", "Nonconformance", "Played",
-    "ScriptedExecutor", "Step", "befriend", "check_catalog", "check_executor",
+    "CARD", "FakeCatalog", "FakeHost", "FakeIdentities", "FakeIdentity", "Line", "Network",
+    "Nonconformance", "Played", "ScriptedExecutor", "Step", "befriend", "check_catalog", "check_executor",
     "check_identity", "check_router", "fake_owner", "load_lobe", "open_test_node",
 ]  # fmt: skip
 
 
-_MODULES = ("fakes", "identities", "conformance", "nodes")
+_MODULES = ("fakes", "identities", "network", "conformance", "nodes")
 
 
 def __getattr__(name: str) -> Any:
