@@ -44,7 +44,8 @@ class Group:
 class Acquaintance:
     """What a peer has proved of itself. ``groups`` are those that this node belongs to as well.
 
-    Good until ``expires``; then it has to be proved again.
+    ``formerly`` are the DIDs of keys that it has rotated away, newest first: what is known of them
+    is known of it. Good until ``expires``; then it has to be proved again.
     """
 
     peer: str
@@ -52,6 +53,7 @@ class Acquaintance:
     owner: Owner | None
     groups: tuple[Group, ...]
     expires: float
+    formerly: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

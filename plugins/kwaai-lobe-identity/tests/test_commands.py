@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -188,7 +189,20 @@ def test_a_passphrase_is_asked_for_on_a_terminal_and_not_shown(kwaai: Any) -> No
     assert '"d"' not in (kwaai.state / "owner-key.jwk").read_text()
 
 
-def test_revoke(kwaai: Any, other: Any) -> None:
+def test_revoke(kwaai: Any, town: Any) -> None:
+    kwaai.json("show")
+    founder = town.open("one/state/lobes/identity")
+    town.now = time.time() - 10
+    group = town.let_in("one/state/lobes/identity", "ada")
+    town.let_in("one/state/lobes/identity", "bob")
+    assert kwaai.json("show")["groups"] == [{"founder": founder.did, "name": "home"}]
+    (ada,) = town("ada")
+    assert "no longer in home" in kwaai("revoke", ada.peer_id)
+    assert town.common("one/state/lobes/identity", "ada") == ()
+    assert town.common("one/state/lobes/identity", "bob") == (group,)
+
+
+def test_revoking_what_is_not_there(kwaai: Any, other: Any) -> None:
     did = other.json("show")["did"]
     assert "founded no group home" in kwaai("revoke", did, fails=1)
     assert "not the name" in kwaai("revoke", "nobody", fails=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,22 @@ def test_a_line_for_another_founder_than_its_inviter_s(town: Any) -> None:
     wrong = replace(invitation, group=Group(other.did, "home"))
     with pytest.raises(NotVerified, match="not what the invitation said"):
         other.members.join(wrong, admission)
+
+
+def test_those_of_many_processes_are_all_kept(town: Any) -> None:
+    town("one")
+    program = (
+        "import sys; from pathlib import Path; from kwaai_lobe_identity import folder, generations;"
+        "from kwaai_lobe_identity.identity import LobeIdentity;"
+        "found = generations.load(folder.Folder(Path(sys.argv[1])), lambda: None);"
+        "one = LobeIdentity(found, found.key(lambda: None));"
+        "[one.members.invite('home', [], 1e6, may_invite=False) for _ in range(5)]"
+    )
+    run = [sys.executable, "-c", program, town.state("one").path]
+    processes = [subprocess.Popen(run) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    town.now = 0
+    assert len(town.open("one").members.circle.state().invitations) == 20
 
 
 async def test_of_many_at_once_one_is_let_in(tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_groups_and_their_founding_go_with_the_identity(town: Any) -> None:
     founder, ada = town.rotate("founder"), town.rotate("ada")
     assert {founder.did, ada.did}.isdisjoint(before)
     assert founder.groups == ada.groups == (group,)
+    assert town.meets("bob", "ada").formerly == (before[1],)
+    assert town.meets("stranger", "founder").formerly == (before[0],)
     for one, other in (("founder", "ada"), ("ada", "founder"), ("bob", "ada"), ("ada", "bob")):
         assert town.common(one, other) == (group,)
     town.let_in("founder", "carol")

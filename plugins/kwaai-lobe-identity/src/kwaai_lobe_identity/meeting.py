@@ -72,7 +72,7 @@ def meet(members: Members, peer: str, content: bytes) -> Acquaintance:
         _remember(members, state, shown, [one for one in history if one.did in lineage.names(did)])
     owner = control.owner if control is not None else None
     expires = min(good_until, control.expires if control is not None else good_until)
-    return Acquaintance(peer, did, owner, groups, expires)
+    return Acquaintance(peer, did, owner, groups, expires, lineage.names(did)[1:])
 
 
 def _read(content: bytes) -> Introduction:
