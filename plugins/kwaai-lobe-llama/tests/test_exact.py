@@ -135,11 +135,12 @@ def test_the_gate_catches_a_unified_cache(model: Path, tmp_path: Path) -> None:
     assert differences and "other logits" in differences[0]
 
 
+@pytest.mark.parametrize("streams", [2, 8])
 @pytest.mark.parametrize("model", ["smollm2", "gemma3"], indirect=True)
 def test_the_gate_catches_equal_types_of_k_and_v_with_two_threads(
-    model: Path, tmp_path: Path
+    model: Path, streams: int, tmp_path: Path
 ) -> None:
-    engine = Engine(replace(exact_plan(model, 2, tmp_path), k_type="f16"))
+    engine = Engine(replace(exact_plan(model, 2, tmp_path), k_type="f16", streams=streams))
     differences = check(engine)
     engine.close()
     assert differences and "replay" in differences[0]
@@ -163,6 +164,9 @@ def test_what_the_gate_found_is_kept_and_a_damaged_note_is_not_believed(
     lines.clear()
     pass_gate(plan, describe(plan), Engine, lines.append).close()
     assert not lines
+    pass_gate(replace(plan, streams=2), describe(plan), Engine, lines.append).close()
+    assert lines  # two sessions were not what eight were
+    lines.clear()
     note.write_text('{"max_rows": 99}')
     pass_gate(plan, describe(plan), Engine, lines.append).close()
     assert lines

@@ -27,7 +27,8 @@ from kwaai_lobe_llama.worker.scheduler import Scheduler, Session
 from kwaai_lobe_llama.worker.text import TextAssembler
 
 PROMPTS = (3, 40, 9, 22, 12, 5, 250, 505)
-"""Tokens of the gate's prompts, one a stream; with whole chunks, remainders and lone rows."""
+"""Tokens of the gate's prompts, one a stream, the last ones where there are fewer streams; with
+whole chunks, remainders and lone rows, and answers that pass position 256 and 512."""
 
 ANSWER = 15
 """Tokens of each answer: replayed in calls of 3, 4 and 7 rows, and one more to compare."""
@@ -89,7 +90,7 @@ def check(engine: Engine, *, report: Callable[[str], None] = lambda _: None) -> 
 def _prompts(engine: Engine) -> Iterator[list[int]]:
     draw = random.Random(20)
     room = engine.plan.context - ANSWER
-    for length in PROMPTS[: engine.plan.streams]:
+    for length in PROMPTS[-engine.plan.streams :]:
         yield [draw.randrange(engine.n_vocab) for _ in range(min(length, room))]
 
 
@@ -169,7 +170,8 @@ def pass_gate(
 
 
 def _file(plan: Plan, key: str) -> Path | None:
-    name = hashlib.sha256(f"{plan.digest}\n{plan.max_rows}\n{key}".encode()).hexdigest()
+    tried = f"{plan.max_rows} rows of {plan.streams} sessions of {plan.context} tokens"
+    name = hashlib.sha256(f"{plan.digest}\n{tried}\n{key}".encode()).hexdigest()
     return Path(plan.gate_folder, f"{name[:32]}.json") if plan.gate_folder else None
 
 
