@@ -74,7 +74,10 @@ async def test_a_seed_repeats_an_answer_and_another_gives_another(
         assert answers[0] == answers[1] != answers[2]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1.5, 1.0, 1), Sampling(1.5, 0.0001, 0)])
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(1.5, 1.0, 1), Sampling(1.5, 0.0001, 0), Sampling(1e-40), Sampling(1e-20, 1.0, 0)],
+)
 async def test_one_candidate_is_the_greedy_one(
     smollm2: Path, open_worker: OpenWorker, sampling: Sampling
 ) -> None:

@@ -8,6 +8,9 @@ from kwaai_core import Sampling
 from kwaai_lobe_llama.worker.bindings import C
 from kwaai_lobe_llama.worker.engine import Engine
 
+_LEAST_TEMPERATURE = 1e-20
+"""Below it a logit over the temperature may be infinite, and the draw is then of anything."""
+
 
 class Sampler:
     """A sampler chain of one session. Resources: whoever made it calls :meth:`close`."""
@@ -27,7 +30,7 @@ class Sampler:
 
 
 def _links(sampling: Sampling) -> list[C.llama_sampler_p]:
-    if sampling.temperature <= 0:
+    if sampling.temperature < _LEAST_TEMPERATURE:
         return [C.llama_sampler_init_greedy()]
     seed = secrets.randbits(31) if sampling.seed is None else sampling.seed
     links = [C.llama_sampler_init_top_k(sampling.top_k)] if sampling.top_k > 0 else []
