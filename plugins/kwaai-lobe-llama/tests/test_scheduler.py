@@ -7,7 +7,7 @@ of its prompt. The fake checks on every call what llama.cpp would get silently w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -45,6 +45,8 @@ class FakeEngine:
         self.outputs: list[int] = []
         self.calls: list[int] = []
         self.abort_next = False
+        self.aborts = 0
+        self.during_call: Callable[[], None] = lambda: None
 
     def decode(self, rows: Sequence[Row]) -> None:
         numbers = [row.stream for row in rows]
@@ -68,7 +70,12 @@ class FakeEngine:
         assert len(self.cells[stream]) < self.plan.context
         self.outputs = [-1] * (len(tokens) - 1) + [following(self.cells[stream]) if output else -1]
 
+    def abort(self) -> None:
+        self.aborts += 1
+        self.abort_next = True
+
     def _maybe_abort(self) -> None:
+        self.during_call()
         if self.abort_next:
             self.abort_next = False
             raise Aborted
@@ -84,7 +91,8 @@ class FakeEngine:
     def piece(self, token: int) -> bytes:
         return bytes([97 + token])
 
-    def arm(self) -> None: ...
+    def arm(self) -> None:
+        self.aborts = 0
 
 
 class FakeSampler:
@@ -287,3 +295,35 @@ def test_an_aborted_call_loses_nothing(cancelled: bool) -> None:
     one.cancelled = cancelled
     run(scheduler)
     assert sink.texts.get(0, "") == ("" if cancelled else spelled(answer(one.prompt, 20)))
+
+
+def test_only_the_call_of_one_session_alone_is_stopped_for_it() -> None:
+    engine, sink = FakeEngine(PLAN), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    first, second, third = (session(number, [1 + number, 2], 20) for number in range(3))
+    for one in (first, second, third):
+        scheduler.submit(one)
+        scheduler.step()
+    engine.during_call = lambda: scheduler.cancel(first)  # while all three are in one call
+    scheduler.step()
+    assert first.cancelled and not engine.aborts
+    second.cancelled = True
+    engine.during_call = lambda: scheduler.cancel(second)  # dropped before the others' call
+    scheduler.step()
+    assert not engine.aborts
+    scheduler.cancel(third)  # between two calls
+    assert not engine.aborts
+    run(scheduler)
+    assert not sink.ends
+
+
+def test_a_session_alone_is_stopped_in_mid_call() -> None:
+    engine, sink = FakeEngine(PLAN), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    one = session(0, [1, 2, 1], 20)
+    scheduler.submit(one)
+    engine.during_call = lambda: scheduler.cancel(one)
+    scheduler.step()
+    assert engine.aborts == 1 and engine.cells[0] == []
+    run(scheduler)
+    assert not sink.ends and one.sampler.closed  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ stalls other answers for one chunk at a time, and the chunk is small while other
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -91,7 +92,7 @@ class Session:
 
 
 class Scheduler:
-    """Runs sessions on an engine; one thread calls :meth:`submit` and :meth:`step`."""
+    """Runs sessions on an engine; one thread calls all but :meth:`cancel`."""
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class Scheduler:
         self._running: list[Session] = []
         self._clock = 0
         self._row_seconds = 0.0
-        self.alone: Session | None = None
+        self._alone: Session | None = None
+        self._aborting = threading.Lock()
 
     @property
     def idle(self) -> bool:
@@ -135,6 +137,13 @@ class Scheduler:
         """Queue a session; it starts as soon as a stream is free."""
         self._waiting.append(session)
 
+    def cancel(self, session: Session) -> None:
+        """From any thread: end a session at once, in mid-call where it is computed alone."""
+        with self._aborting:  # or the call that is stopped might be the next one, of another
+            session.cancelled = True
+            if self._alone is session:
+                self._engine.abort()
+
     def step(self) -> None:
         """One round: the next token of every decoding session, then one prefill chunk."""
         self._drop_cancelled()
@@ -149,14 +158,17 @@ class Scheduler:
                 self._prefilling.append(session)  # round robin, so that short prompts pass
 
     def _attempt(self, group: list[Session], call: Callable[[list[Session]], None]) -> None:
-        self.alone = group[0] if len(group) == 1 else None
-        self._engine.arm()
+        alone = group[0] if len(group) == 1 else None
+        with self._aborting:
+            self._alone = alone
+            self._engine.arm()
         try:
-            if not (self.alone and self.alone.cancelled):
+            if not (alone and alone.cancelled):
                 call(group)
         except Aborted:
-            pass  # a cancelled session is dropped next; any other runs its rows again
-        self.alone = None
+            pass  # it is dropped next
+        with self._aborting:
+            self._alone = None
         self._sink.flush()
 
     def _drop_cancelled(self) -> None:

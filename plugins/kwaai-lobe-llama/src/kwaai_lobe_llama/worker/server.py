@@ -182,9 +182,7 @@ class Server:
     def _cancel(self, number: int) -> None:
         session = self._sessions.pop(number, None)
         if session is not None:
-            session.cancelled = True
-            if self._scheduler.alone is session:
-                self._engine.abort()
+            self._scheduler.cancel(session)
 
 
 def _load(plan: Plan, outbox: Outbox) -> tuple[Engine, bytes]:
