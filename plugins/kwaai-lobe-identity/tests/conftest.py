@@ -51,7 +51,9 @@ class Town:
         """What the identity of this name has become."""
         rotated(self.state(name), unlocked, int(self.now))
         self.now += 1
-        return self.open(name)
+        identity = self.open(name)
+        identity.members.renew()
+        return identity
 
     def let_in(
         self, inviter: str, joiner: str, group: str = "home", *, may_invite: bool = False

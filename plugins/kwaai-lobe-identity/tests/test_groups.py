@@ -85,6 +85,11 @@ def test_each_link_may_expire(late: int) -> None:
     assert member_of(*chain, now=NOW + 60) is None
 
 
+def test_a_membership_of_tomorrow_would_outrun_a_revocation() -> None:
+    assert member_of(link(FOUNDER, ADA, now=NOW + 300), now=NOW) == ADA.did
+    assert member_of(link(FOUNDER, ADA, now=NOW + 301), now=NOW) is None
+
+
 def test_a_chain_of_two_groups_is_refused() -> None:
     other = Group(FOUNDER.did, "other")
     with pytest.raises(NotVerified, match="of two groups"):

@@ -14,6 +14,7 @@ from kwaai_lobe_identity.circle import conflict
 from kwaai_lobe_identity.documents import written
 from kwaai_lobe_identity.jose import sign
 from kwaai_lobe_identity.keys import Key
+from kwaai_lobe_identity.memberships import Revocations, revoke
 from kwaai_lobe_identity.succession import (
     Lineage,
     Succession,
@@ -162,14 +163,45 @@ def test_a_founder_s_old_key_lets_nobody_in_any_more(town: Any) -> None:
     assert town.common("ada", "accomplice") == ()
 
 
-def stolen(town: Any) -> None:
-    """A thief has the key of ada, and not the next one, so it commits to one of its own."""
+def test_a_founder_s_old_key_revokes_nobody_any_more(town: Any) -> None:
     group = town.let_in("founder", "ada")
-    town.copy("ada", "thief")
-    for name in ("history.json", "key-1.jwk"):
-        (town.state("thief").path / name).unlink()
-    assert town("thief")[0].did == town("ada")[0].did
-    assert town.common("founder", "ada") == (group,)
+    town.let_in("founder", "eve")
+    town.let_in("founder", "bob")
+    founder, ada, eve = town("founder", "ada", "eve")
+    town.now += 1
+    founder.members.revoke("home", eve.did)
+    says = Revocations(group.founder, "home", 1 << 50, {ada.did: int(town.now)})
+    forged = revoke(founder._key, says)
+    town.rotate("founder")
+    town.meets("bob", "founder")
+    shown = json.loads(ada.introduce()) | {"revocations": [forged]}
+    assert town("bob")[0].meet(ada.peer_id, json.dumps(shown).encode()).groups == (group,)
+    assert town.common("bob", "eve") == (), "what it had revoked before stays revoked"
+    assert town.open("founder").members.circle.state() == town("founder")[0].members.circle.state()
+
+
+def test_a_thief_s_successor_lets_nobody_in(town: Any) -> None:
+    stolen(town)
+    town.rotate("thief")
+    town.let_in("thief", "accomplice")
+    town.let_in("founder", "bob")
+    assert town.common("bob", "thief") != (), "bob never met ada"
+    assert town.common("bob", "accomplice") != ()
+    with pytest.raises(NotVerified, match="is frozen"):
+        town.meets("founder", "thief")
+    assert town.common("founder", "accomplice") == ()
+    town.meets("bob", "founder")
+    assert town.common("bob", "accomplice") == ()
+
+
+def stolen(town: Any, name: str = "ada") -> None:
+    """A thief has the key of somebody, not the next one, so it commits to one of its own."""
+    town.let_in("founder", name, may_invite=True)
+    town.copy(name, "thief")
+    for file in ("history.json", "key-1.jwk"):
+        (town.state("thief").path / file).unlink()
+    assert town("thief")[0].did == town(name)[0].did
+    assert town.common("founder", name) != ()
 
 
 def test_two_rotations_freeze_both(town: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -244,12 +276,8 @@ def test_a_proof_that_proves_nothing_is_refused(town: Any) -> None:
 
 
 def test_a_frozen_member_s_guests_are_out_with_it(town: Any) -> None:
-    town.let_in("founder", "ada", may_invite=True)
+    stolen(town)
     town.let_in("ada", "bob")
-    town.copy("ada", "thief")
-    for name in ("history.json", "key-1.jwk"):
-        (town.state("thief").path / name).unlink()
-    town.meets("founder", "ada")
     assert town.common("founder", "bob") != ()
     with pytest.raises(NotVerified):
         town.meets("founder", "thief")

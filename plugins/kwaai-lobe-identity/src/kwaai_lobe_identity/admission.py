@@ -17,6 +17,7 @@ from kwaai_lobe_identity.memberships import (
     MAX_LINKS,
     MAX_REVOKED,
     MAX_SECONDS,
+    Revocations,
     group_of,
     issue,
     named_group,
@@ -143,7 +144,10 @@ class Admission(Members):
             lists = newest([*state.revocations, *given.revocations], [group], lineage)
             held = standing(given.chain, lists, lineage, self.now())
             if held is None or held.member not in self.names:
-                raise NotVerified("the membership does not hold: ask for another invitation")
+                raise NotVerified(
+                    "the membership does not hold: compare both clocks, and ask for another "
+                    "invitation"
+                )
             others = [chain for chain in state.memberships if group_of(chain) != group]
             _check_room({*map(group_of, others), *state.founded})
             signers = map(signer_of, given.chain)
@@ -155,6 +159,25 @@ class Admission(Members):
             )
             changing.state = self.with_lists(state, given.revocations, lineage)
         return group
+
+    def renew(self) -> None:
+        """Sign the lists of revocations with the key in use, where that has been rotated.
+
+        From then on nobody listens to what the key before it may yet sign.
+        """
+        if len(self.names) > 1 and self._outdated(self.circle.state()):
+            with self.circle.changing() as changing:
+                lineage = self.lineage(changing.state)
+                signed = [revoke(self.key, says) for says in self._outdated(changing.state)]
+                changing.state = self.with_lists(changing.state, signed, lineage)
+
+    def _outdated(self, state: State) -> list[Revocations]:
+        lists = newest(state.revocations, state.founded, self.lineage(state))
+        return [
+            next_list(group, lists[group].says if group in lists else None, {}, self.now())
+            for group in state.founded
+            if group not in lists or lists[group].signer != self.key.did
+        ]
 
     def revoke(self, name: str, did: str) -> Group:
         """End what ``did`` has in a group that this node founded, and what rests on it.
@@ -169,7 +192,8 @@ class Admission(Members):
                 raise RequestError(f"this node has founded no group {name}: only a founder revokes")
             lineage = self.lineage(state)
             before = newest(state.revocations, [group], lineage).get(group)
-            says = next_list(group, before.says if before else None, did, self.now())
+            now = self.now()
+            says = next_list(group, before.says if before else None, {did: int(now)}, now)
             if len(says.revoked) > MAX_REVOKED:
                 raise RequestError(f"{MAX_REVOKED} members are revoked: found another group")
             changing.state = self.with_lists(state, [revoke(self.key, says)], lineage)

@@ -180,8 +180,10 @@ def _check(state: State) -> None:
         revocations(jws)
 
 
-def next_list(group: Group, before: Revocations | None, did: str, now: float) -> Revocations:
-    """The list that revokes, beside what is revoked already, what ``did`` has now."""
+def next_list(
+    group: Group, before: Revocations | None, more: Mapping[str, int], now: float
+) -> Revocations:
+    """The list that comes after another, with what that has revoked and ``more``."""
     number = 1 + (before.number if before else 0)
     revoked = still_needed(before.revoked if before else {}, now)
-    return Revocations(group.founder, group.name, number, revoked | {did: int(now)})
+    return Revocations(group.founder, group.name, number, revoked | dict(more))

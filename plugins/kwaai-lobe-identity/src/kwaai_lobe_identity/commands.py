@@ -146,9 +146,12 @@ def rotate(as_json: bool) -> None:
 
     The node must be stopped. Groups and owner stay; the DID and the peer id are others.
     """
+    from kwaai_lobe_identity.admission import Admission
     from kwaai_lobe_identity.generations import rotated
 
-    found = rotated(_folder(), _passphrase(), int(time.time()))
+    passphrase = _passphrase()
+    found = rotated(_folder(), passphrase, int(time.time()))
+    Admission(found, found.key(passphrase), 0, time.time).renew()
     if as_json:
         click.echo(json.dumps(_facts(found), indent=2))
     else:

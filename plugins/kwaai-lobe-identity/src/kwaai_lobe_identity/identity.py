@@ -39,7 +39,9 @@ async def open_identity(host: Host) -> AsyncIterator[LobeIdentity]:
 def _opened(folder: Folder, settings: IdentitySettings) -> LobeIdentity:
     passphrase = passphrase_of(settings)
     found = load(folder, passphrase)
-    return LobeIdentity(found, found.key(passphrase), days=settings.membership_days)
+    identity = LobeIdentity(found, found.key(passphrase), days=settings.membership_days)
+    identity.members.renew()
+    return identity
 
 
 class LobeIdentity:

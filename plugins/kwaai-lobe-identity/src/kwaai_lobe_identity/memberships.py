@@ -22,6 +22,8 @@ from kwaai_lobe_identity.succession import Lineage
 DAY = 86_400
 MAX_SECONDS = 366 * DAY
 """How long a membership may be good; so a revocation may be forgotten after that time."""
+SKEW = 300
+"""How far ahead the clock may be of whoever let somebody in; more would outrun a revocation."""
 MAX_LINKS = 4
 MAX_REVOKED = 100
 _MAX_STATEMENT, _MAX_LIST = 1500, 10_500  # characters
@@ -150,9 +152,9 @@ def standing(chain: Sequence[str], lists: Lists, lineage: Lineage, now: float) -
             raise NotVerified("a chain of memberships is of two groups")
         if not may_invite or may_sign not in lineage.names(signer):
             return None
-        if says.issued <= revoked.get(says.member, -1) or says.issued > lineage.until(signer):
+        if lineage.touches_frozen(signer) or says.issued > min(lineage.until(signer), now + SKEW):
             return None
-        if says.expires <= now:
+        if says.issued <= revoked.get(says.member, -1) or says.expires <= now:
             return None
         may_sign, may_invite = says.member, says.may_invite
         expires = min(expires, says.expires)
