@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         check_executor,
         check_identity,
         check_router,
+        check_transport,
     )
     from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
     from kwaai_core.testing.identities import (
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD", "FakeCatalog", "FakeHost", "FakeIdentities", "FakeIdentity", "Line", "Network",
-    "Nonconformance", "Played", "ScriptedExecutor", "Step", "befriend", "check_catalog", "check_executor",
-    "check_identity", "check_router", "fake_owner", "load_lobe", "open_test_node",
+    "Nonconformance", "Played", "ScriptedExecutor", "Step", "befriend", "check_catalog",
+    "check_executor", "check_identity", "check_router", "check_transport", "fake_owner",
+    "load_lobe", "open_test_node",
 ]  # fmt: skip
 
 

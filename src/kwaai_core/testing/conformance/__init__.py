@@ -9,8 +9,10 @@ from kwaai_core.testing.conformance.executor import EXECUTOR_RULES, Subject, che
 from kwaai_core.testing.conformance.identity import IDENTITY_RULES, check_identity
 from kwaai_core.testing.conformance.router import ROUTER_RULES, check_router
 from kwaai_core.testing.conformance.rules import Nonconformance
+from kwaai_core.testing.conformance.transport import TRANSPORT_RULES, check_transport
 
 __all__ = [
-    "CATALOG_RULES", "EXECUTOR_RULES", "IDENTITY_RULES", "ROUTER_RULES", "Nonconformance",
-    "Subject", "check_catalog", "check_executor", "check_identity", "check_router",
+    "CATALOG_RULES", "EXECUTOR_RULES", "IDENTITY_RULES", "ROUTER_RULES", "TRANSPORT_RULES",
+    "Nonconformance", "Subject", "check_catalog", "check_executor", "check_identity",
+    "check_router", "check_transport",
 ]  # fmt: skip
