@@ -57,6 +57,16 @@ def test_what_names_no_key_is_refused(text: str) -> None:
             continue
 
 
+def test_a_key_has_one_name() -> None:
+    did, peer = names.did_of_key(b"k" * 32), names.peer_of_key(b"k" * 32)
+    for other in (did.replace(":z", ":z1"), did.replace(":z", ":z0"), did + "\n", f"{did}1"[1:]):
+        with pytest.raises(NotVerified):
+            names.key_of_did(other)
+    for other in ("1" + peer, "0" + peer[1:], peer[1:], peer + " ", " " + peer):
+        with pytest.raises(NotVerified):
+            names.key_of_peer(other)
+
+
 @pytest.mark.parametrize("y", [1, 2**255 - 19, 2**255 - 1])
 def test_no_agreement_with_what_is_no_point(y: int) -> None:
     public = y.to_bytes(32, "little")

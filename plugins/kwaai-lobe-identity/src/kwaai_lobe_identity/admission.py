@@ -107,8 +107,6 @@ class Admission(Members):
             changing.state = replace(state, invitations=others)
         if found is None:
             raise NotVerified("there is no such invitation: it was used before, or has expired")
-        if found.expires <= self.now():
-            raise NotVerified("the invitation has expired")
         return written(self._admission(state, did, found))
 
     def _admission(self, state: State, did: str, kept: Kept) -> _Admission:
