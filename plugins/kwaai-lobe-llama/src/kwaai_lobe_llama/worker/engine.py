@@ -7,6 +7,7 @@ Everything here is called from one thread, but for :meth:`Engine.tokenise`, :met
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,7 @@ class Engine:
         params = C.llama_model_default_params()
         params.n_gpu_layers = plan.gpu_layers
         params.use_extra_bufts = plan.repack
-        model: C.llama_model_p = C.llama_model_load_from_file(plan.path.encode(), params)
+        model: C.llama_model_p = C.llama_model_load_from_file(os.fsencode(plan.path), params)
         if not model:
             raise EngineError(f"llama.cpp cannot load {plan.path}: {self._why()}")
         return model

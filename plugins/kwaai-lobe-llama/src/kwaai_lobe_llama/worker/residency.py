@@ -34,7 +34,7 @@ def release_zero_pages() -> int:
 
 def _anonymous() -> Iterator[tuple[int, int]]:
     try:
-        with open("/proc/self/maps") as maps:
+        with open("/proc/self/maps", encoding="ascii", errors="replace") as maps:
             lines = maps.read().splitlines()
     except OSError:
         return
