@@ -11,7 +11,9 @@ from kwaai_lobe_llama.worker.server import Server
 
 def main() -> None:
     """Serve until the node's end of the socket is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the node, which then ends us
+    # a terminal's Ctrl-C, and what ends a whole service, are for the node, which then ends us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     sys.setswitchinterval(0.0005)  # the computing thread waits no longer for the reading one
     connection = socket.socket(fileno=int(sys.argv[1]))
     try:
