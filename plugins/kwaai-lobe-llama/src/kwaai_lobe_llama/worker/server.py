@@ -2,7 +2,7 @@
 
 Reading, templates and tokenising happen beside the computation; ``llama_decode`` releases the
 interpreter's lock. The end of the socket is the end of the node: the reading thread then ends
-the process at once, whatever is being computed.
+the process at once, whatever is being loaded or computed.
 """
 
 from __future__ import annotations
@@ -133,6 +133,7 @@ class Server:
 
     def run(self, plan: Plan) -> None:
         """Load, say READY, and serve; returns only where the model cannot be served (FATAL)."""
+        threading.Thread(target=self._read, daemon=True).start()
         try:
             self._engine, ready = _load(plan, self._outbox)
             self._intake = Intake(self._engine)
@@ -141,7 +142,6 @@ class Server:
             return
         self._scheduler = Scheduler(self._engine, self)
         self._outbox.send(Kind.READY, 0, ready)
-        threading.Thread(target=self._read, daemon=True).start()
         while True:
             while self._scheduler.idle or not self._inbox.empty():
                 self._scheduler.submit(self._inbox.get())
