@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -223,4 +225,49 @@ async def test_modules_where_the_node_was_started_are_not_pythons(
     (tmp_path / "queue.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(tmp_path)
     async with open_worker(plan(qwen2)) as worker:
+        await ask(worker, Job("x", GREEDY, max_tokens=3))
+
+
+def test_a_worker_whose_node_is_gone_ends_while_it_loads(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)  # opening it for reading takes for ever
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        module = ["-m", "kwaai_lobe_llama.worker", str(theirs.fileno()), plan(pipe).to_json()]
+        child = subprocess.Popen([sys.executable, *module], pass_fds=[theirs.fileno()])
+    try:
+        child.wait(timeout=20)
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def test_what_broke_a_worker_is_said_in_a_line(
+    qwen2: Path, open_worker: OpenWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kwaai_lobe_llama.process.encode_job", lambda _: b"no job")
+    async with open_worker(plan(qwen2)) as worker:
+        with pytest.raises(WorkerLost, match="FrameError: a payload ends early") as caught:
+            await ask(worker, Job("x"))
+    assert "Traceback" not in str(caught.value) and "File" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_what_asks_the_node_to_end_lets_the_answers_finish(
+    smollm2: Path, open_worker: OpenWorker, number: signal.Signals
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        job = Job(SKY, GREEDY, max_tokens=40)
+        async with worker.generate(job) as (answer, _):
+            await answer.receive()
+            os.kill(worker.pid, number)
+            assert [delta async for delta in answer][-1].finish == "length"
+
+
+async def test_a_file_may_have_a_name_that_is_no_utf8(
+    qwen2: Path, tmp_path: Path, open_worker: OpenWorker
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.gguf"))
+    odd.write_bytes(qwen2.read_bytes())
+    async with open_worker(plan(odd)) as worker:
         await ask(worker, Job("x", GREEDY, max_tokens=3))

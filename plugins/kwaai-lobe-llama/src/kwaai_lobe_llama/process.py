@@ -47,6 +47,8 @@ from kwaai_lobe_llama.plan import Plan
 
 log = logging.getLogger(__name__)
 
+_LONGEST_LINE = 1000  # bytes of what a process says to stderr
+
 
 @dataclass(eq=False, slots=True)
 class _Request:
@@ -158,10 +160,19 @@ class Worker:
     async def _listen_to_stderr(self, process: trio.Process) -> None:
         if process.stderr is None:
             return
+        unfinished = b""
         async for data in process.stderr:
-            for line in data.decode("utf-8", "replace").splitlines():
-                self._last_words.append(line.strip())
-                log.debug("%s: %s", self.name, line)
+            *lines, unfinished = (unfinished + data).split(b"\n")
+            unfinished = unfinished[:_LONGEST_LINE]
+            for line in lines:
+                self._hear(line[:_LONGEST_LINE].decode("utf-8", "replace"))
+        if unfinished:
+            self._hear(unfinished.decode("utf-8", "replace"))
+
+    def _hear(self, line: str) -> None:
+        log.debug("%s: %s", self.name, line)
+        if not line.startswith((" ", "Traceback")):  # where in our code it was is for the log
+            self._last_words.append(line)
 
     async def _read(self, stream: trio.SocketStream) -> None:
         reader = FrameReader()

@@ -13,6 +13,7 @@ import os
 import queue
 import socket
 import threading
+import traceback
 
 from kwaai_lobe_llama.frames import (
     Failure,
@@ -138,7 +139,7 @@ class Server:
             self._engine, ready = _load(plan, self._outbox)
             self._intake = Intake(self._engine)
         except (EngineError, NotExact) as error:
-            self._outbox.send(Kind.FATAL, 0, str(error).encode())
+            self._outbox.send(Kind.FATAL, 0, str(error).encode("utf-8", "replace"))
             return
         self._scheduler = Scheduler(self._engine, self)
         self._outbox.send(Kind.READY, 0, ready)
@@ -158,16 +159,26 @@ class Server:
         self._outbox.flush()
 
     def _read(self) -> None:
-        reader = FrameReader()
+        status = 1
         try:
-            while data := self._connection.recv(1 << 16):
-                for kind, number, payload in reader.feed(data):
-                    if kind is Kind.GENERATE:
-                        self._accept(number, payload)
-                    elif kind is Kind.CANCEL:
-                        self._cancel(number)
+            self._take_frames()
+            status = 0
+        except OSError:
+            status = 0
+        except Exception:  # noqa: BLE001  # the other thread would go on without anything to read
+            traceback.print_exc()
         finally:
-            os._exit(0)  # the node is gone, or we are broken: nothing here is worth a clean end
+            os._exit(status)  # the node is gone, or we are broken: nothing is worth a clean end
+
+    def _take_frames(self) -> None:
+        """Until the node is gone. It sends nothing before READY."""
+        reader = FrameReader()
+        while data := self._connection.recv(1 << 16):
+            for kind, number, payload in reader.feed(data):
+                if kind is Kind.GENERATE:
+                    self._accept(number, payload)
+                elif kind is Kind.CANCEL:
+                    self._cancel(number)
 
     def _accept(self, number: int, payload: bytes) -> None:
         try:
