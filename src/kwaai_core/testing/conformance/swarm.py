@@ -160,6 +160,7 @@ async def is_shut_out(one: Node, other: Node, protocol: str = PROTOCOL) -> None:
     """Require that a stream is not let in: by refusal, or by its loss before any frame."""
     try:
         async with one.transport.open(other.peer, protocol) as stream:
+            await stream.send(b"let me in")
             frame = await stream.receive()
     except (NoPeerAvailable, PeerLost):
         return

@@ -6,7 +6,8 @@ import os
 import ssl
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -265,30 +266,43 @@ async def who_is_denied_at_the_greeting_is_left(swarm: Swarm) -> None:
 async def a_data_channel_is_of_its_two_ends(swarm: Swarm) -> None:
     """TLS 1.3 with the certificates that both got, fresh each time; or none, at both ends."""
     async with swarm.nodes("one", "two") as (one, two), joined(one, two) as (near, far):
-        seen: set[bytes] = set()
+        seen: list[bytes] = []
         for _ in range(2):
-            got: dict[str, DataChannel | None] = {}
-
-            async def ask(
-                name: str, node: Node, end: Stream, got: dict[str, DataChannel | None] = got
-            ) -> None:
-                got[name] = await node.transport.data_channel(end)
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask, "near", one, near)
-                nursery.start_soon(ask, "far", two, far)
-            client, server = got["near"], got["far"]
-            if client is None or server is None:
-                require(client is server, "only one end was given a data channel")
-                break
-            require((client.server, server.server) == (False, True), "who opened is no client")
-            require(client.trusted == server.certificate != client.certificate, "trusts another")
-            require(server.trusted == client.certificate, "the server trusts another")
-            require(client.certificate not in seen, "a certificate was used a second time")
-            seen.add(client.certificate)
-            await _talk(client, server)
+            async with _channels((one, near), (two, far)) as (client, server):
+                if client is None or server is None:
+                    require(client is server, "only one end was given a data channel")
+                    break
+                servers = client.server, server.server
+                require(servers == (False, True), f"which end is the server: {servers}")
+                shown = [client.certificate, server.certificate]
+                trusted = [server.trusted, client.trusted]
+                require(shown == trusted, "an end trusts another certificate than is shown to it")
+                seen += shown
+                await _talk(client, server)
+        require(len(set(seen)) == len(seen), "a certificate was used a second time")
         await near.send(b"after")
         require(await far.receive() == b"after", "the stream is of no use any more")
+
+
+@asynccontextmanager
+async def _channels(
+    *ends: tuple[Node, Stream],
+) -> AsyncIterator[list[DataChannel | None]]:
+    """What both ends of a stream get that ask for a data channel at once."""
+    got: list[DataChannel | None] = [None, None]
+
+    async def ask(number: int, node: Node, stream: Stream) -> None:
+        got[number] = await node.transport.data_channel(stream)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for number, end in enumerate(ends):
+                nursery.start_soon(ask, number, *end)
+        yield got
+    finally:
+        for channel in got:
+            if channel is not None:
+                channel.socket.close()
 
 
 async def _talk(client: DataChannel, server: DataChannel) -> None:
@@ -301,8 +315,6 @@ async def _talk(client: DataChannel, server: DataChannel) -> None:
         await sender.send_all(b"through the channel")
         came = await receiver.receive_some(100)
         require(came == b"through the channel", f"through the data channel came {came!r}")
-    for stream in streams:
-        await trio.aclose_forcefully(stream)
 
 
 def _secured(channel: DataChannel) -> trio.SSLStream[trio.SocketStream]:
@@ -315,7 +327,6 @@ def _secured(channel: DataChannel) -> trio.SSLStream[trio.SocketStream]:
         file.write(channel.certificate + channel.key)
         file.flush()
         context.load_cert_chain(file.name)
-    channel.socket.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(channel.socket))
     return trio.SSLStream(stream, context, server_side=channel.server)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import trio
 
 from kwaai_core.errors import (
@@ -130,7 +132,9 @@ async def a_receive_has_its_deadline(swarm: Swarm) -> None:
             async with refused(DeadlinePassed, "receive where nothing is sent"):
                 await near.receive(seconds=seconds)
             took = trio.current_time() - began
-            require(seconds <= took <= seconds + swarm.patience, f"{seconds:g} s took {took:g} s")
+            require(
+                seconds * 0.99 <= took <= seconds + swarm.patience, f"{seconds:g} s took {took:g} s"
+            )
         await far.send(b"late")
         require(await near.receive() == b"late", "what came late is another frame")
         await answers_both_ways(near, far)
@@ -173,12 +177,13 @@ async def a_cancelled_receive_loses_nothing(swarm: Swarm) -> None:
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(pour, near)
-        got: list[bytes] = []
+        got, chance = list[bytes](), random.Random(0)
         while len(got) < count:
-            with trio.move_on_after(short / 2):
-                got.append(await far.receive())
+            for longest in (0.0, short):
+                with trio.move_on_after(chance.random() * longest):
+                    got.append(await far.receive())
             try:
-                got.append(await far.receive(seconds=short / 3))
+                got.append(await far.receive(seconds=chance.random() * short))
             except DeadlinePassed:
                 continue
         came = [int.from_bytes(frame[:2], "big") for frame in got]
@@ -269,12 +274,12 @@ async def many_streams_are_apart(swarm: Swarm) -> None:
         async def talk(number: int) -> None:
             nonlocal ready
             async with one.transport.open(two.peer, PROTOCOL) as stream:
+                await answers(stream, bytes([number]) * 500)
                 ready += 1
                 if ready == 100:
                     everybody.set()
                 await everybody.wait()
-                for turn in range(3):
-                    await answers(stream, bytes([number, turn]) * 500)
+                await answers(stream, bytes([255, number]) * 500)
 
         async with trio.open_nursery() as nursery:
             for number in range(100):

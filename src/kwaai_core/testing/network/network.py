@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import trio
 
@@ -23,8 +24,11 @@ class Network:
     Every delay is on trio's clock: with :class:`trio.testing.MockClock` an hour takes no time. All
     that happens by chance is drawn from ``seed``, and so is the order in which trio runs what may
     run in any order, from here on in this process; so a run repeats. ``line`` is what lies between
-    two nodes where nothing else is laid. Nodes are named by their peer ids.
+    two nodes where nothing else is laid. Nodes are named by their peer ids, and are of
+    ``node_type``, where a test may put in some that behave badly.
     """
+
+    node_type: ClassVar[type[MemoryTransport]] = MemoryTransport
 
     def __init__(self, seed: int = 0, line: Line | None = None) -> None:
         self.seed = seed
@@ -57,7 +61,7 @@ class Network:
         if peer in self._nodes:
             raise KwaaiError(f"{peer} is on this network already")
         async with background() as nursery:
-            node = MemoryTransport(self, identity, self.address(peer), nursery)
+            node = self.node_type(self, identity, self.address(peer), nursery)
             self._nodes[peer] = node
             try:
                 yield node

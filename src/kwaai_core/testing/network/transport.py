@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import trio
 
@@ -59,8 +59,10 @@ class MemoryTransport:
     """A :class:`kwaai_core.Transport` without sockets; made by :meth:`Network.node`.
 
     ``peer`` is its own peer id. ``directory`` is its part of the directory, which a test may let
-    lie; ``up`` is False while it is killed.
+    lie; ``up`` is False while it is killed. A test may put streams of a kind of its own in.
     """
+
+    stream_type: ClassVar[type[MemoryStream]] = MemoryStream
 
     def __init__(
         self, network: Network, identity: Identity, address: str, nursery: trio.Nursery
@@ -137,7 +139,7 @@ class MemoryTransport:
         with within(seconds, f"opening {protocol} at {peer}"):
             wire = await self._opened(await self._connected(peer), protocol)
         try:
-            yield MemoryStream(wire, protocol, max_frame)
+            yield self.stream_type(wire, protocol, max_frame)
         finally:
             wire.close()
 
@@ -342,7 +344,7 @@ class MemoryTransport:
             return PeerDenied(f"{self.peer} does not let {peer} open {protocol}")
         if served is None:
             return ProtocolRefused(f"{self.peer} does not serve {protocol}")
-        stream = MemoryStream(wire, protocol, served.max_frame)
+        stream = self.stream_type(wire, protocol, served.max_frame)
         served.nursery.start_soon(self._handle, served.handler, stream)
         return None
 
