@@ -1,0 +1,1 @@
+"""Nodes of the lobe, each on a loopback address."""
