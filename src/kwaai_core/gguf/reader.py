@@ -222,7 +222,10 @@ class _Reader:
     def fill(self, end: int, what: str) -> None:
         """Have the file's first ``end`` bytes."""
         if end > self._stamp.size:
-            raise self.fail(f"{what} goes beyond the end of the file")
+            raise self.fail(
+                f"{what} goes beyond the end of the file: it is truncated or damaged "
+                f"(it has {self._stamp.size} bytes)"
+            )
         if end > MAX_HEADER:
             raise self.fail(f"{what} goes beyond the {MAX_HEADER} bytes that a header may have")
         while len(self._data) < end:
@@ -337,7 +340,7 @@ class _Reader:
         elements, row = prod(shape), shape[0] if shape else 1  # without dimensions: one number
         if not elements or row % block or elements > 1 << 50:
             raise self.fail(f"{name} has the shape {shape}, which {label} cannot have")
-        offset = self.u64(f"the offset of {name}", self._stamp.size)
+        offset = self.u64(f"the offset of {name}", 1 << 60)
         return Tensor(name, label, shape, offset, elements // block * size)
 
     def _alignment(self, metadata: Mapping[str, Value]) -> int:
@@ -357,8 +360,11 @@ class _Reader:
                 raise self.fail(f"the tensor {tensor.name} occurs twice")
             if tensor.offset != expected:
                 raise self.fail(f"{tensor.name} is at {tensor.offset}, and should be at {expected}")
-            if start + tensor.offset + tensor.nbytes > self._stamp.size:
-                raise self.fail(f"{tensor.name} goes beyond the end of the file: it is truncated")
+            if (end := start + tensor.offset + tensor.nbytes) > self._stamp.size:
+                raise self.fail(
+                    f"{tensor.name} goes beyond the end of the file: it is truncated "
+                    f"(it has {self._stamp.size} bytes, and this ends at {end})"
+                )
             seen.add(tensor.name)
             expected += tensor.nbytes + -tensor.nbytes % alignment
             yield replace(tensor, offset=start + tensor.offset)
