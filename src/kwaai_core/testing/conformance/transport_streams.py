@@ -163,31 +163,35 @@ async def who_never_reads_stops_the_sender(swarm: Swarm) -> None:
 
 async def a_cancelled_receive_loses_nothing(swarm: Swarm) -> None:
     """Cancelled or too late at any moment, as often as it may be."""
-    count, short = 200, swarm.pace / 200
+    count, short, chance = 200, swarm.pace / 200, random.Random(0)
 
     async def pour(stream: Stream) -> None:
         for number in range(count):
             await stream.send(number.to_bytes(2, "big") * 1000)
-            if number % 5 == 0:
-                await trio.sleep(short * (number % 3))
+            await trio.sleep(short * (number % 5 == 0))
+        await stream.end()
 
+    async def scoop(stream: Stream) -> None:
+        while True:
+            for longest in (0.0, short):
+                with trio.move_on_after(chance.random() * longest):
+                    got.append(await stream.receive())
+            try:
+                got.append(await stream.receive(seconds=chance.random() * short))
+            except DeadlinePassed:
+                continue
+
+    got = list[bytes]()
     async with (
         swarm.nodes("one", "two") as (one, two),
         joined(one, two) as (near, far),
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(pour, near)
-        got, chance = list[bytes](), random.Random(0)
-        while len(got) < count:
-            for longest in (0.0, short):
-                with trio.move_on_after(chance.random() * longest):
-                    got.append(await far.receive())
-            try:
-                got.append(await far.receive(seconds=chance.random() * short))
-            except DeadlinePassed:
-                continue
-        came = [int.from_bytes(frame[:2], "big") for frame in got]
-        require(came == list(range(count)), f"of {count} frames these came: {came}")
+        async with refused(StreamEnded, "receive after all"):
+            await scoop(far)
+    came = [int.from_bytes(frame[:2], "big") for frame in got]
+    require(came == list(range(count)), f"of {count} frames these came: {came}")
 
 
 async def a_cancelled_send_harms_no_other_stream(swarm: Swarm) -> None:
