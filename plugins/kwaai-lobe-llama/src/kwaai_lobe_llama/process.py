@@ -171,7 +171,7 @@ class Worker:
 
     def _hear(self, line: str) -> None:
         log.debug("%s: %s", self.name, line)
-        if not line.startswith((" ", "Traceback")):  # where in our code it was is for the log
+        if not line.startswith((" ", "Traceback", "Thread")):  # where it was is for the log
             self._last_words.append(line)
 
     async def _read(self, stream: trio.SocketStream) -> None:

@@ -8,65 +8,35 @@ runs too long or grows too large.
 from __future__ import annotations
 
 import ctypes
-import json
+import faulthandler
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from kwaai_core import Message
+from kwaai_lobe_llama.worker.sandbox import MAX_CHARACTERS, Sandbox, TemplateError
+
+__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "ChatTemplate", "TemplateError"]
 
 MAX_SECONDS = 2.0
-MAX_CHARACTERS = 8 << 20
-_MAX_REPEAT = 1 << 20
+_LAST_SECONDS = 10.0
+"""After which a step that nothing else stops ends the process."""
 
-
-class TemplateError(Exception):
-    """The template refused the conversation, is broken, or went over a limit."""
+_MAX_REASON = 1000  # characters of what a template says when it refuses
 
 
 class _TooLong(BaseException):
     """Raised inside a template that has used up its time; no template can catch it."""
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Refuse the operations that make something huge in one step, which no timer stops."""
-        if operator == "*" and _repeats(left, right) > _MAX_REPEAT:
-            raise TemplateError("the chat template multiplies a text or list beyond the limit")
-        if operator == "**" and (abs(left) > _MAX_REPEAT or abs(right) > 64):
-            raise TemplateError("the chat template computes a power beyond the limit")
-        if operator == "%" and isinstance(left, str | bytes):
-            raise TemplateError("the chat template formats with %, which is not allowed")
-        return super().call_binop(context, operator, left, right)
-
-
-def _repeats(left: Any, right: Any) -> int:
-    sizes = [x if isinstance(x, int) else len(x) for x in (left, right) if isinstance(x, _SIZED)]
-    if len(sizes) == 2 and not all(isinstance(x, int) for x in (left, right)):
-        return sizes[0] * sizes[1]
-    return 0
-
-
-_SIZED = (int, str, bytes, list, tuple)
-
-
 def _raise_exception(message: str) -> NoReturn:
-    raise TemplateError(f"the chat template refuses these messages: {message}")
+    reason = str(message)[:_MAX_REASON]
+    raise TemplateError(f"the chat template refuses these messages: {reason}")
 
 
 def _strftime_now(layout: str) -> str:
     return time.strftime(layout)
-
-
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 class ChatTemplate:
@@ -76,18 +46,16 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, **constants: str) -> None:
-        environment = _Environment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], autoescape=False
-        )
-        for filter_ in ("center", "indent", "format", "wordwrap"):  # they make size from numbers
-            environment.filters.pop(filter_, None)
-        environment.filters["tojson"] = _tojson
+        environment = Sandbox()
         environment.globals.update(
             raise_exception=_raise_exception, strftime_now=_strftime_now, **constants
         )
         try:
-            self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+            with _Deadline(MAX_SECONDS):  # constant expressions are computed here
+                self._template = environment.from_string(source)
+        except _TooLong:
+            raise TemplateError("the model's chat template is broken: it takes too long") from None
+        except Exception as error:  # noqa: BLE001  # Python's compiler has limits of its own
             raise TemplateError(f"the model's chat template is broken: {error}") from None
 
     def render(self, messages: Sequence[Message]) -> str:
@@ -124,7 +92,10 @@ def _turn(message: Message) -> dict[str, str]:
 
 
 class _Deadline:
-    """Raises :class:`_TooLong` in the thread that entered, once the time is over."""
+    """Raises :class:`_TooLong` in the thread that entered, once the time is over.
+
+    One endless step of Python's own, which nothing interrupts, ends the process a little later.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._thread = threading.get_ident()
@@ -134,12 +105,14 @@ class _Deadline:
         self._timer.daemon = True
 
     def __enter__(self) -> None:
+        faulthandler.dump_traceback_later(_LAST_SECONDS, exit=True, file=2)
         self._timer.start()
 
     def __exit__(self, *_: object) -> None:
         with self._lock:  # after this the timer raises nothing any more
             self._over = True
         self._timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
 
     def _expire(self) -> None:
         with self._lock:
