@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -52,16 +52,24 @@ class Report:
         return "\n".join([*lines, *(f"FAILED: {failure}" for failure in self.failures)])
 
 
-async def campaign(kind: Kind, seed: int, numbers: Sequence[int], folder: Path) -> Report:
-    """Do all these inputs to one node of a kind."""
+async def campaign(
+    kind: Kind,
+    seed: int,
+    numbers: Sequence[int],
+    folder: Path,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Report:
+    """Do all these inputs to one node of a kind; ``progress`` hears how many are done."""
     report = Report()
     async with subject(kind, folder) as node, trio.open_nursery() as nursery:
-        honest = Honest(node, nursery, report)
+        honest = Honest(node, nursery, report, echoes=kind != "closed")
         try:
             await honest.arrive()
             report.before = await node.load()
             started = time.monotonic()
-            await _attack(node, seed, numbers, await honest.protocols(), report, honest)
+            protocols = await honest.protocols()
+            await _attack(node, seed, numbers, protocols, report, honest, progress)
             report.seconds = time.monotonic() - started
             await honest.visit()
             await _settle(node, report.before, report)
@@ -80,8 +88,11 @@ async def _failed(report: Report, node: Subject, error: Exception) -> None:
 class Honest:
     """A peer that stays connected all the time, and wants its pings answered."""
 
-    def __init__(self, node: Subject, nursery: trio.Nursery, report: Report) -> None:
+    def __init__(
+        self, node: Subject, nursery: trio.Nursery, report: Report, *, echoes: bool
+    ) -> None:
         self._node, self._nursery, self._report = node, nursery, report
+        self._echoes = echoes
         self._key = Ed25519PrivateKey.generate()
 
     async def arrive(self) -> None:
@@ -116,12 +127,13 @@ class Honest:
         """Come a second time, and have something echoed. Errors: Broken, TooSlowError."""
         await self.ping()
         with trio.fail_after(_HONEST_S):
-            peer = await wire.dial(self._nursery, self._node.address, Ed25519PrivateKey.generate())
+            key = Ed25519PrivateKey.generate()
+            peer = await wire.dial(self._nursery, self._node.address, key)
             try:
-                stream = await self._opened(peer, ECHO)
-                said = (5).to_bytes(4, "big") + b"hello"
+                stream = await self._opened(peer, ECHO if self._echoes else PING)
+                said = bytes([0, 0, 0, 28]) + bytes(28) if self._echoes else bytes(32)
                 await stream.write(said)
-                if await stream.exactly(9) != said:
+                if await stream.exactly(32) != said:
                     raise Broken("the echo is not what was said")
             finally:
                 peer.close()
@@ -140,6 +152,7 @@ async def _attack(
     protocols: Sequence[str],
     report: Report,
     honest: Honest,
+    progress: Callable[[int], None],
 ) -> None:
     volleys = iter([numbers[at : at + VOLLEY] for at in range(0, len(numbers), VOLLEY)])
     recent: deque[Input] = deque(maxlen=ATTACKERS * VOLLEY)
@@ -152,6 +165,7 @@ async def _attack(
                 recent.append(given)
                 await attacking.deliver(given)
                 report.inputs += 1
+                progress(report.inputs)
                 if not node.alive:
                     raise NodeDied("its process ended")
             await attacking.leave()
@@ -199,9 +213,9 @@ def _grown(before: Load, now: Load) -> Iterator[str]:
         yield f"{now.tasks - before.tasks} tasks still live"
 
 
-async def culprits(kind: Kind, seed: int, suspects: Sequence[Input], folder: Path) -> list[Input]:
-    """Those of the suspects that break a fresh node each by itself; stops at the first."""
+async def culprit(kind: Kind, seed: int, suspects: Sequence[Input], folder: Path) -> Input | None:
+    """The last of the suspects that breaks a fresh node by itself, None where they need company."""
     for given in reversed(suspects):
         if (await campaign(kind, seed, [given.number], folder)).failures:
-            return [given]
-    return []
+            return given
+    return None

@@ -17,7 +17,7 @@ import trio
 
 from hostile.wire import Address
 
-Kind = Literal["kwaai", "stock"]
+Kind = Literal["kwaai", "closed", "stock"]
 
 
 class NodeDied(Exception):
