@@ -165,6 +165,8 @@ class Circle:
             after = tidied(changing.state, self._now())
             if after != before:
                 self._folder.replace(FILE, written(after))
+                with self._lock:  # a file system's clock may be too coarse to show the change
+                    self._cached = (None, State())
 
 
 def _check(state: State) -> None:
