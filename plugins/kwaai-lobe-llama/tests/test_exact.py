@@ -172,6 +172,12 @@ def test_what_the_gate_found_is_kept_and_a_damaged_note_is_not_believed(
     assert lines
 
 
+def test_a_note_that_cannot_be_kept_costs_no_worker(qwen2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "gate"
+    folder.write_text("a file, and no folder")
+    pass_gate(exact_plan(qwen2, 1, folder), "x", Engine, lambda _: None).close()
+
+
 def test_a_model_that_is_exact_at_no_row_limit_is_refused(qwen2: Path) -> None:
     class Drifting(Engine):
         """Logits that depend on how many calls there were before."""

@@ -15,6 +15,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -187,7 +188,8 @@ def _recall(plan: Plan, key: str) -> int | None:
 def _remember(plan: Plan, key: str, rows: int) -> None:
     file = _file(plan, key)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
-        part.write_text(json.dumps({"max_rows": rows, "engine": key}))
-        part.replace(file)
+        with suppress(OSError):  # no room, say: then the gate runs again the next time
+            file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps({"max_rows": rows, "engine": key}))
+            part.replace(file)
