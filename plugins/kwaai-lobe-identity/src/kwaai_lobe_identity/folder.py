@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,13 @@ class Folder:
             return (self.path / name).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ConfigError(f"{self.path / name} cannot be read: {error.strerror}") from None
+
+    def mode(self, name: str) -> int:
+        """Who may do what with a file. Errors: :class:`ConfigError`."""
+        try:
+            return stat.S_IMODE((self.path / name).stat().st_mode)
         except OSError as error:
             raise ConfigError(f"{self.path / name} cannot be read: {error.strerror}") from None
 
@@ -50,10 +58,8 @@ class Folder:
             if replacing:
                 part.replace(path)
             else:
-                path.hardlink_to(part)  # unlike a renaming, never over another file
+                _link(part, path)
             _sync(self.path)
-        except FileExistsError:
-            raise RequestError(f"{path} is there already, and is never overwritten") from None
         except OSError as error:
             raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
         finally:
@@ -88,6 +94,14 @@ def _write(path: Path, data: bytes) -> None:
         writing.write(data)
         writing.flush()
         os.fsync(file)
+
+
+def _link(part: Path, path: Path) -> None:
+    """Give a file its name, which unlike a renaming never takes another file's."""
+    try:
+        path.hardlink_to(part)
+    except FileExistsError:
+        raise RequestError(f"{path} is there already, and is never overwritten") from None
 
 
 def _sync(folder: Path) -> None:

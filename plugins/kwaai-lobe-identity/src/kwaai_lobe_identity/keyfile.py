@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-import stat
 from dataclasses import dataclass
 
 from jwcrypto.common import JWException, base64url_decode, base64url_encode
@@ -103,8 +102,7 @@ def read_key_file(folder: Folder, name: str) -> KeyFile | None:
     content = folder.read(name)
     if content is None:
         return None
-    path = folder.path / name
-    mode = stat.S_IMODE(path.stat().st_mode)
+    path, mode = folder.path / name, folder.mode(name)
     if mode & 0o077:
         raise ConfigError(f"{path} is open to others (mode {mode:o}): chmod 600 {path}")
     try:
