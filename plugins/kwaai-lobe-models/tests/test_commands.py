@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_from_the_first_to_the_last(kwaai, write) -> None:
     assert kwaai("ls") == ""
     assert kwaai.json("ls") == []
     assert kwaai("add", path) == f"my-tiny-model-q8-0  {digest}\n"
+    assert f"added           {datetime.now():%Y-%m}" in kwaai("show", "my-tiny-model-q8-0")
     assert kwaai("ls").startswith("my-tiny-model-q8-0  ")
     assert kwaai("ls").endswith(f" MB  {digest[:12]}  {path}\n")
     shown = kwaai("show", "my-tiny-model-q8-0")
@@ -125,10 +127,11 @@ def test_a_file_with_no_letters_in_its_name(kwaai, write) -> None:
 
 
 def test_names_that_are_not_there(kwaai, write) -> None:
-    assert "there is no model “tiny”; added are: none" in kwaai("show", "tiny", fails=1)
+    said = "there is no model “tiny” among those that were added (none)"
+    assert said in kwaai("show", "tiny", fails=1)
     digest = kwaai.json("add", write("tiny.gguf"))["digest"]
     for command in ("show", "rm"):
-        assert "added are: tiny" in kwaai(command, "other", fails=1)
+        assert "were added (tiny)" in kwaai(command, "other", fails=1)
         assert "there is no model" in kwaai(command, digest[:5], fails=1)
 
 
@@ -150,9 +153,20 @@ def test_a_file_that_moved_is_added_in_its_own_place(kwaai, write) -> None:
     path = write("tiny.gguf")
     kwaai("add", path)
     moved = path.rename(path.with_name("moved.gguf"))
-    kwaai("add", moved, "--id", "tiny")
+    assert kwaai("add", moved).startswith("tiny  ")
     (entry,) = kwaai.json("ls")
     assert (entry["id"], entry["path"], entry["condition"]) == ("tiny", str(moved), "ready")
+
+
+def test_a_file_that_moved_has_another_id_only_when_told_so(kwaai, write) -> None:
+    path = write("tiny.gguf")
+    kwaai("add", path)
+    moved = path.rename(path.with_name("moved.gguf"))
+    process = kwaai.start("add", moved, "--id", "other")
+    out, err = process.communicate(timeout=60)
+    assert out.startswith("other  ")
+    assert err == f"tiny was {path}; it is {moved}, and is called other now\n"
+    assert [entry["id"] for entry in kwaai.json("ls")] == ["other"]
 
 
 def test_the_files_of_the_folder_are_listed(kwaai, write, tmp_path: Path) -> None:
@@ -164,7 +178,10 @@ def test_the_files_of_the_folder_are_listed(kwaai, write, tmp_path: Path) -> Non
     assert [entry["id"] for entry in kwaai.json("ls")] == ["b", "a"]
     assert kwaai.json("show", "a")["path"] == str(tmp_path / "folder/a.gguf")
     assert "kwaai models add" not in kwaai("ls")
-    assert "there is no model “a”" in kwaai("rm", "a", fails=1)
+    (tmp_path / "folder/bad.gguf").unlink()
+    (tmp_path / "folder/deep.gguf").rmdir()
+    assert f"it lies in {tmp_path}/folder" in kwaai("rm", "a", fails=1)
+    assert "there is no model “c”" in kwaai("rm", "c", fails=1)
     kwaai("add", tmp_path / "folder/a.gguf", "--id", "mine")
     assert [entry["id"] for entry in kwaai.json("ls")] == ["mine", "b"]
 

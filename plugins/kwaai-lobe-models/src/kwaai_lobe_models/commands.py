@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def ls(as_json: bool) -> None:
         click.echo(json.dumps([_facts(entry) for entry in entries], indent=2))
         return
     if not entries:
-        click.echo("no models were added: kwaai models add FILE", err=True)
+        said = "no models were added: kwaai models add FILE (these are not what other lobes bring)"
+        click.echo(said, err=True)
     for entry in entries:
         condition = "" if entry.condition() == "ready" else f"  {entry.condition()}"
         size, path = f"{entry.size / 1e6:,.1f} MB", click.format_filename(entry.path)
@@ -96,7 +98,11 @@ def add(file: str, id_: str, as_json: bool) -> None:
     path = Path(file).expanduser().absolute()
     with contextlib.ExitStack() as bars:
         entry = describe(path, id_, _state() / "digests", _progress(bars, path))
-    _index().add(entry)
+    entry, before = _index().add(entry, rename=bool(id_))
+    if before is not None:
+        renamed = "" if before.id == entry.id else f", and is called {entry.id} now"
+        old, new = map(click.format_filename, (before.path, entry.path))
+        click.echo(f"{before.id} was {old}; it is {new}{renamed}", err=True)
     click.echo(json.dumps(_facts(entry)) if as_json else f"{entry.id}  {entry.digest}")
 
 
@@ -111,14 +117,28 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        click.echo("\n".join(f"{key:<15} {value}" for key, value in facts.items()))
+        added = datetime.fromtimestamp(facts["added"]).astimezone().isoformat(" ")
+        for key, value in (facts | {"added": added}).items():
+            if key not in ("mtime", "inode"):  # only of use to compare with
+                click.echo(f"{key:<15} {value}")
 
 
 @models.command()
 @click.argument("name")
 def rm(name: str) -> None:
     """Offer the model NAME no longer. Its file is not touched."""
-    entry = _index().remove(name)
+    from kwaai_core import RequestError
+    from kwaai_lobe_models.index import find
+
+    try:
+        entry = _index().remove(name)
+    except RequestError:
+        found = find(_offered(), name)  # raises the same, unless it is in the folder
+        folder = click.format_filename(str(Path(found.path).parent))
+        raise RequestError(
+            f"{found.id} was not added, it lies in {folder}: move the file away, or choose another "
+            "[models] folder"
+        ) from None
     there = "is gone" if entry.condition() == "missing" else "is still there"
     click.echo(f"{entry.id} is no longer offered; {click.format_filename(entry.path)} {there}")
 

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, get_type_hints
 
@@ -138,25 +138,30 @@ class Index:
         """
         return find(self.entries(), name)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, *, rename: bool = False) -> tuple[Entry, Entry | None]:
         """Add an entry, in place of one of the same model whose file has gone or changed.
+
+        Such a one has moved, and keeps its id unless it is to ``rename``. Returns what is in the
+        index now, and what it took the place of.
 
         Errors: :class:`RequestError` where its id or its digest is there.
         """
         with self._writing() as entries:
-            for other in list(entries):
-                if other.digest == entry.digest:
-                    if other.condition() == "ready":
-                        raise RequestError(
-                            f"this model is there already, as {other.id} ({other.path}): "
-                            f"kwaai models rm {other.id}, to add it anew"
-                        )
-                    entries.remove(other)  # it has moved
-                elif other.id == entry.id:
+            before = next((other for other in entries if other.digest == entry.digest), None)
+            if before is not None:
+                if before.condition() == "ready":
                     raise RequestError(
-                        f"there is another model with the id {entry.id}: choose one with --id"
+                        f"this model is there already, as {before.id} ({before.path}): "
+                        f"kwaai models rm {before.id}, to add it anew"
                     )
+                entries.remove(before)
+                entry = entry if rename else replace(entry, id=before.id)
+            if any(other.id == entry.id for other in entries):
+                raise RequestError(
+                    f"there is another model with the id {entry.id}: choose one with --id"
+                )
             entries.append(entry)
+        return entry, before
 
     def remove(self, name: str) -> Entry:
         """Take an entry out; its file stays. Errors: :class:`RequestError`."""
@@ -201,7 +206,10 @@ def find(entries: Sequence[Entry], name: str) -> Entry:
     if found:
         raise RequestError(f"“{name}” could be {' or '.join(entry.id for entry in found)}")
     ids = ", ".join(entry.id for entry in entries) or "none"
-    raise RequestError(f"there is no model “{name}”; added are: {ids}")
+    raise RequestError(
+        f"there is no model “{name}” among those that were added ({ids}); "
+        "what other lobes bring, `kwaai models` does not keep"
+    )
 
 
 def offered(added: Sequence[Entry], found: Sequence[Entry]) -> Sequence[Entry]:
