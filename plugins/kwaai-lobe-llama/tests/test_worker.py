@@ -145,6 +145,33 @@ async def test_leaving_frees_the_stream_at_once(smollm2: Path, open_worker: Open
         assert "four" in text
 
 
+async def test_leaving_is_heard_while_a_long_prompt_is_taken_in(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async def hold(
+        worker: Worker, scope: trio.CancelScope, task_status: trio.TaskStatus[None]
+    ) -> None:
+        with scope:
+            async with worker.generate(Job(" river" * 3000, GREEDY)) as (answer, _):
+                task_status.started()
+                await answer.receive()
+
+    async with (
+        open_worker(plan(smollm2, context=4096, streams=1)) as worker,
+        trio.open_nursery() as nursery,
+    ):
+        leaving = trio.CancelScope()
+        await nursery.start(hold, worker, leaving)
+        async with worker.generate(Job("One, two, three,", GREEDY, max_tokens=3)) as (next_one, _):
+            nursery.start_soon(ask, worker, Job("<|im_end|>" * 60_000))  # seconds of tokenising
+            with trio.move_on_after(0.3):
+                await next_one.receive()
+            leaving.cancel()
+            with trio.fail_after(2):
+                await next_one.receive()
+        nursery.cancel_scope.cancel()
+
+
 async def test_leaving_a_closed_answer_frees_its_stream_too(
     smollm2: Path, open_worker: OpenWorker
 ) -> None:

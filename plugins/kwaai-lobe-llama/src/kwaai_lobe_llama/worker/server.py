@@ -1,8 +1,9 @@
-"""The worker's two threads: one reads frames, one runs llama.cpp.
+"""The worker's three threads: one reads frames, one takes jobs in, one runs llama.cpp.
 
-Reading, templates and tokenising happen beside the computation; ``llama_decode`` releases the
-interpreter's lock. The end of the socket is the end of the node: the reading thread then ends
-the process at once, whatever is being loaded or computed.
+Templates and tokenising happen beside the computation; ``llama_decode`` releases the interpreter's
+lock. Reading waits for neither, so that who leaves is heard at once. The end of the socket is the
+end of the node: the reading thread then ends the process at once, whatever is being loaded or
+computed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import queue
 import socket
 import threading
 import traceback
+from collections.abc import Callable
 
 from kwaai_lobe_llama.frames import (
     Failure,
@@ -130,11 +132,13 @@ class Server:
         self._connection = connection
         self._outbox = Outbox(connection)
         self._inbox: queue.SimpleQueue[Session] = queue.SimpleQueue()
-        self._sessions: dict[int, Session] = {}
+        self._jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._open: dict[int, bytes | Session] = {}  # until it ends: a job, then its session
+        self._opening = threading.Lock()
 
     def run(self, plan: Plan) -> None:
         """Load, say READY, and serve; returns only where the model cannot be served (FATAL)."""
-        threading.Thread(target=self._read, daemon=True).start()
+        self._start(self._take_frames)
         try:
             self._engine, ready = _load(plan, self._outbox)
             self._intake = Intake(self._engine)
@@ -142,6 +146,7 @@ class Server:
             self._outbox.send(Kind.FATAL, 0, str(error).encode("utf-8", "replace"))
             return
         self._scheduler = Scheduler(self._engine, self)
+        self._start(self._take_jobs)
         self._outbox.send(Kind.READY, 0, ready)
         while True:
             while self._scheduler.idle or not self._inbox.empty():
@@ -152,20 +157,23 @@ class Server:
         self._outbox.collect(Kind.TEXT, session.number, encode_text(tokens, text))
 
     def finish(self, session: Session, finish: Finish) -> None:
-        self._sessions.pop(session.number, None)
+        self._open.pop(session.number, None)
         self._outbox.collect(Kind.FINISH, session.number, encode_finish(finish))
 
     def flush(self) -> None:
         self._outbox.flush()
 
-    def _read(self) -> None:
+    def _start(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=self._finish_with, args=(work,), daemon=True).start()
+
+    def _finish_with(self, work: Callable[[], None]) -> None:
         status = 1
         try:
-            self._take_frames()
+            work()
             status = 0
         except OSError:
             status = 0
-        except Exception:  # noqa: BLE001  # the other thread would go on without anything to read
+        except Exception:  # noqa: BLE001  # the other threads would go on without this one
             traceback.print_exc()
         finally:
             os._exit(status)  # the node is gone, or we are broken: nothing is worth a clean end
@@ -176,23 +184,39 @@ class Server:
         while data := self._connection.recv(1 << 16):
             for kind, number, payload in reader.feed(data):
                 if kind is Kind.GENERATE:
-                    self._accept(number, payload)
+                    self._open[number] = payload
+                    self._jobs.put(number)
                 elif kind is Kind.CANCEL:
                     self._cancel(number)
 
-    def _accept(self, number: int, payload: bytes) -> None:
+    def _take_jobs(self) -> None:
+        while True:
+            number = self._jobs.get()
+            job = self._open.get(number)
+            if isinstance(job, bytes):  # else its caller has left
+                self._accept(number, job)
+
+    def _accept(self, number: int, job: bytes) -> None:
         try:
-            session = self._intake.session(number, decode_job(payload))
+            session = self._intake.session(number, decode_job(job))
         except Refusal as refusal:
+            self._open.pop(number, None)
             self._outbox.send(Kind.FAILED, number, encode_failure(refusal.failure))
             return
-        self._sessions[number] = session
+        with self._opening:
+            left = number not in self._open
+            if not left:
+                self._open[number] = session
+        if left:
+            session.sampler.close()
+            return
         self._outbox.send(Kind.ACCEPTED, number)
         self._inbox.put(session)
 
     def _cancel(self, number: int) -> None:
-        session = self._sessions.pop(number, None)
-        if session is not None:
+        with self._opening:  # before it is a session, or after
+            session = self._open.pop(number, None)
+        if isinstance(session, Session):
             self._scheduler.cancel(session)
 
 
