@@ -1,6 +1,8 @@
 """The documents are true: links lead somewhere, code parses, the pages say what the code does."""
 
 import ast
+import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kwaai_core import RoleName, hookspecs
+from kwaai_core import Offer, RoleName, hookspecs
 from kwaai_core.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -115,3 +117,25 @@ def test_every_key_of_the_changelog_is_a_known_kind() -> None:
     found = {path.name.split(".")[-2] for path in (ROOT / "changelog.d").glob("*.md")}
     assert found
     assert found <= known
+
+
+def offers(package: str) -> Iterator[Offer[object]]:
+    """What a lobe offers, by its hooks."""
+    module = importlib.import_module(package)
+    for name in (f"provide_{role}" for role in RoleName):
+        if (hook := getattr(module, name, None)) and (offer := hook()) is not None:
+            yield offer
+
+
+def test_the_readme_of_a_lobe_has_its_settings() -> None:
+    seen = 0
+    for source in sorted(ROOT.glob("plugins/*/src/*/__init__.py")):
+        readme = (source.parents[2] / "README.md").read_text()
+        for offer in offers(source.parent.name):
+            given = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", readme, re.MULTILINE))
+            defaults = {f.name: f.default for f in dataclasses.fields(offer.settings)}
+            assert {key: f"`{json.dumps(value)}`" for key, value in defaults.items()} == given, (
+                readme[:80]
+            )
+            seen += len(given)
+    assert seen >= 10
