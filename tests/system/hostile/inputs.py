@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hostile.protobuf import field, fields, read_varint, varint
 from hostile.wire import MULTISTREAM, NOISE, YAMUX, frame, line
@@ -49,9 +49,9 @@ class Input:
 
 
 def family(protocol: str) -> str:
-    """``kad`` of ``/ipfs/kad/1.0.0``, ``hop`` of ``/libp2p/circuit/relay/0.2.0/hop``."""
+    """``kad`` of ``/ipfs/kad/1.0.0``, and of kwaai's own ``/kwaai/kad/1`` ``kwaai/kad``."""
     named = [part for part in protocol.split("/") if not re.fullmatch(r"[\d.]*", part)]
-    return named[-1] if named else protocol
+    return "/".join(named[-2 if named[:1] == ["kwaai"] else -1 :]) or protocol
 
 
 @cache
@@ -143,6 +143,9 @@ def _repeated(rng: random.Random, honest: bytes) -> bytes:
 
 def _altered(rng: random.Random, honest: bytes) -> bytes:
     """Sound messages with wrong fields, each behind a length that is right again."""
+    if (frames := _frames_of(honest)) is not None:
+        changed = [_alter_text(rng, frame) for frame in frames]
+        return b"".join(len(frame).to_bytes(4, "big") + frame for frame in changed)
     said, at = b"", 0
     try:
         while at < len(honest):
@@ -153,6 +156,49 @@ def _altered(rng: random.Random, honest: bytes) -> bytes:
     except ValueError:
         return said + _alter(rng, honest, 4)
     return said
+
+
+def _frames_of(said: bytes) -> list[bytes] | None:
+    """The frames of kwaai's own protocols without the mark of their end, None for others."""
+    found, at = [], 0
+    while at < len(said) and said[at : at + 4] != b"\xff" * 4:
+        end = at + 4 + int.from_bytes(said[at : at + 4], "big")
+        if end > len(said):
+            return None
+        found.append(said[at + 4 : end])
+        at = end
+    return found
+
+
+def _alter_text(rng: random.Random, frame: bytes) -> bytes:
+    """A frame of JSON with one value changed, or another frame with some bytes changed."""
+    try:
+        value = json.loads(frame)
+    except ValueError:
+        return _mutated(rng, frame)
+    if rng.random() < 0.1:
+        return rng.choice((b"[" * 100_000, b'{"a":' * 50_000, b"NaN", b'"\\ud800"', b"1" * 5000))
+    return json.dumps(_alter_value(rng, value)).encode()
+
+
+def _alter_value(rng: random.Random, value: Any) -> Any:
+    inside = (
+        list(value.items() if isinstance(value, dict) else enumerate(value))
+        if isinstance(value, dict | list)
+        else []
+    )
+    if inside and rng.random() < 0.9:
+        which, old = rng.choice(inside)
+        changed = dict(value) if isinstance(value, dict) else list(value)
+        changed[which] = _alter_value(rng, old)
+        return changed
+    if isinstance(value, str) and value and rng.random() < 0.7:
+        at = rng.randrange(len(value))
+        return value[:at] + rng.choice(("", ".", "A", "\0", "\ud800", value)) + value[at + 1 :]
+    return rng.choice(
+        (None, True, -1, 1 << 70, 1e308, float("nan"), "", "x" * 70_000, [], {}, [value] * 300,
+         {"find": "0" * 64}, rng.randbytes(20).hex())
+    )  # fmt: skip
 
 
 def _alter(rng: random.Random, message: bytes, depth: int) -> bytes:

@@ -262,7 +262,7 @@ class Peer:
         except Broken:
             pass
         finally:
-            self.broken.set()
+            self.close()
             for stream in self._streams.values():
                 stream.feed(b"", end=True)
             for pong in self._pongs.values():
