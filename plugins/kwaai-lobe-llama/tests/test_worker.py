@@ -269,6 +269,21 @@ def test_a_worker_whose_node_is_gone_ends_while_it_loads(tmp_path: Path) -> None
         child.wait()
 
 
+async def test_a_worker_that_is_killed_while_it_loads_says_so(tmp_path: Path) -> None:
+    pipe = tmp_path / "model.gguf"
+    os.mkfifo(pipe)
+    worker = Worker("test", plan(pipe), spin=1000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run)
+        while not worker.pid:
+            await trio.lowlevel.checkpoint()
+        os.kill(worker.pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            await worker.ended.wait()
+    assert not worker.serving
+    assert isinstance(worker.error, WorkerLost) and "while it loaded" in str(worker.error)
+
+
 async def test_what_broke_a_worker_is_said_in_a_line(
     qwen2: Path, open_worker: OpenWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,8 +213,9 @@ class Worker:
 
     def _lost(self, manner: str) -> WorkerLost:
         words = "; ".join(word for word in self._last_words if word)
+        when = "in mid-answer" if self.facts else "while it loaded the model"
         return WorkerLost(
-            f"the process that computes {self.name} {manner} in mid-answer; a new one is started "
+            f"the process that computes {self.name} {manner} {when}; a new one is started "
             f"for the next request" + (f" (its last words: {words})" if words else ""),
             retry_after=1,
         )
