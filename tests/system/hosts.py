@@ -62,14 +62,17 @@ def missing(*, routers: bool = False) -> str | None:
 
 @dataclass(frozen=True)
 class Host:
-    """A namespace, and a `kwaai` whose home is there. ``address`` is where others reach it."""
+    """A namespace, and a `kwaai` whose home is there; without a name it is this machine itself.
+
+    ``address`` is the host's own, which others reach unless a router is in the way.
+    """
 
     name: str
     address: str
     home: Home
 
     def command(self, *words: str | Path) -> list[str | Path]:
-        return ["ip", "netns", "exec", self.name, *words]
+        return [*(["ip", "netns", "exec", self.name] if self.name else []), *words]
 
     def kwaai(self, *words: str) -> str:
         """What a command of ``kwaai`` prints; it must succeed."""
@@ -86,9 +89,13 @@ class Host:
 
     def peers(self) -> list[dict[str, Any]]:
         """What ``kwaai peers ls --json`` says."""
-        said = json.loads(self.kwaai("peers", "ls", "--json"))
-        found: list[dict[str, Any]] = said["peers"] if isinstance(said, dict) else said
+        found: list[dict[str, Any]] = json.loads(self.kwaai("peers", "ls", "--json"))
         return found
+
+    def settings(self, **libp2p: object) -> None:
+        """Write ``kwaai.toml``: the table of the transport."""
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in libp2p.items()]
+        (self.home.folder / "kwaai.toml").write_text("".join(["[libp2p]\n", *lines]))
 
     @contextlib.contextmanager
     def run(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:

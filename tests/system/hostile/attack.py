@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hostile import wire
 from hostile.inputs import Input
 from hostile.noise import Handshake
+from hostile.protobuf import varint
 from hostile.reporting import ECHO
 from hostile.wire import Address, Broken, Peer
 
@@ -177,6 +178,23 @@ class Attacker:
                 for _ in range(60):
                     for stream in streams:
                         await stream.write(body)
+
+    async def _flood_endless_message(self, given: Input) -> None:
+        """Announces more than any memory holds, and keeps sending it."""
+        announced = varint(1 << 40) if given.number % 1000 < 500 else b"\x7f\xff\xff\xff"
+        async with self._dialled() as peer:
+            stream = await peer.open(given.protocol, rest=announced)
+            with trio.move_on_after(PATIENCE * 2):
+                for _ in range(300):
+                    await stream.write(bytes(60_000))
+
+    async def _flood_endless_negotiation(self, given: Input) -> None:
+        """The same before anything is agreed on."""
+        async with wire.tcp(self._address, _source()) as tcp:
+            await tcp.write(wire.line(wire.MULTISTREAM) + varint(1 << 30))
+            with trio.move_on_after(PATIENCE * 2):
+                for _ in range(300):
+                    await tcp.write(bytes(60_000))
 
     async def _flood_pings(self, given: Input) -> None:
         """Pings of the muxer whose answers nobody reads."""

@@ -13,6 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from hostile.noise import claim
 from hostile.protobuf import field, fields, read_varint, varint
 from hostile.wire import MULTISTREAM, NOISE, YAMUX, frame, line
 
@@ -78,7 +82,16 @@ def make(seed: int, number: int, protocols: Sequence[str]) -> Input:
     return maker(number, rng, protocols)
 
 
-FLOODS = ("half-open", "connections", "streams", "unread echo", "unread data", "pings")
+FLOODS = (
+    "half-open",
+    "connections",
+    "streams",
+    "unread echo",
+    "unread data",
+    "pings",
+    "endless message",
+    "endless negotiation",
+)
 Maker = Callable[[int, random.Random, Sequence[str]], Input]
 
 
@@ -308,6 +321,12 @@ def _on_tcp(number: int, rng: random.Random, protocols: Sequence[str]) -> Input:
     return Input(number, "negotiation", "tcp", _in_parts(rng, said), "", end)
 
 
+def _claim_of_another_session(rng: random.Random) -> bytes:
+    """Sound in itself, and as good as recorded: the key that it signs is not this session's."""
+    key = Ed25519PrivateKey.from_private_bytes(rng.randbytes(32))
+    return claim(key, X25519PrivateKey.from_private_bytes(rng.randbytes(32)))
+
+
 def _in_handshake(number: int, rng: random.Random, protocols: Sequence[str]) -> Input:
     def framed(said: bytes) -> bytes:
         return len(said).to_bytes(2, "big") + said
@@ -316,6 +335,7 @@ def _in_handshake(number: int, rng: random.Random, protocols: Sequence[str]) -> 
         b"", rng.randbytes(100), field(1, _KEYS[1]) + field(2, bytes(64)), rng.randbytes(60_000),
         field(1, rng.choice(_KEYS)) + field(2, rng.randbytes(64)),
         field(1, field(1, 1) + field(2, rng.randbytes(32))) + field(2, rng.randbytes(64)),
+        _claim_of_another_session(rng),
     )  # fmt: skip
     parts = rng.choice(
         (

@@ -1,0 +1,109 @@
+"""Nodes on one machine, on hosts with addresses of their own, and behind routers of their own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hosts import Host, Net, missing, this_machine
+
+LOBES = ("--lobes", "identity,libp2p")
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Iterator[Net]:
+    if why := missing():
+        pytest.skip(why)
+    with Net(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def routed(net: Net) -> Net:
+    if why := missing(routers=True):
+        pytest.skip(why)
+    return net
+
+
+@pytest.fixture(params=["one machine", "two namespaces"])
+def two(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Host, Host]:
+    if request.param == "one machine":
+        hosts = this_machine(tmp_path / "one"), this_machine(tmp_path / "two")
+        for host in hosts:
+            host.settings(listen=["/ip4/127.0.0.1/tcp/0"])
+        return hosts
+    found: Net = request.getfixturevalue("net")
+    return found.host("one"), found.host("two")
+
+
+def join(inviting: Host, joining: Host, *options: str) -> None:
+    line = inviting.kwaai("peers", "invite", *options).splitlines()[0]
+    joining.kwaai("peers", "join", line)
+
+
+def facts(host: Host) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(host.kwaai("identity", "show", "--json"))
+    return found
+
+
+def seen(host: Host, did: str, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """What a host shows of a peer, once the condition holds for it."""
+    deadline = time.monotonic() + 30
+    while True:
+        shown = [peer for peer in host.peers() if peer["did"] == did]
+        if shown and condition(shown[0]):
+            return shown[0]
+        assert time.monotonic() < deadline, f"{did} is not shown so: {host.peers()}"
+        time.sleep(0.2)
+
+
+def own(*hosts: Host) -> None:
+    """Let one organisation answer for these hosts; its key is made on the first."""
+    passphrase = hosts[0].home.folder / "passphrase"
+    passphrase.write_text("the owner's\n")
+    with_it = ("--passphrase-file", str(passphrase))
+    owner = hosts[0]
+    owner.kwaai("identity", "owner", "create", "--name", "Aldo", "--organisation", *with_it)
+    for host in hosts:
+        credential = owner.kwaai("identity", "owner", "sign", facts(host)["did"], *with_it)
+        host.kwaai("identity", "owner", "attach", credential.strip())
+
+
+def test_two_nodes_that_joined_show_each_other(two: tuple[Host, Host]) -> None:
+    own(*two)
+    one, other = two
+    with one.run(*LOBES), other.run(*LOBES):
+        join(one, other, "--group", "workshop")
+        founder = facts(one)["did"]
+        for here, there in (two, two[::-1]):
+            shown = seen(here, facts(there)["did"], lambda peer: peer["rtt"] is not None)
+            assert shown["peer"] == facts(there)["peer_id"]
+            assert shown["admitted"]
+            assert shown["groups"] == [{"founder": founder, "name": "workshop"}]
+            assert (shown["owner"]["name"], shown["owner"]["kind"]) == ("Aldo", "organisation")
+            assert f"/ip4/{there.address}/tcp/" in shown["address"]
+            assert not shown["relayed"]
+            assert 0 < shown["rtt"] < 1
+
+
+def test_two_nodes_behind_routers_meet_over_a_relay(routed: Net) -> None:
+    relay = routed.host("relay")
+    relay.settings(relay=True, listen=["/ip4/0.0.0.0/tcp/4001"])
+    hidden = [routed.host_behind_router(name) for name in ("one", "two")]
+    address = f"/ip4/{relay.address}/tcp/4001/p2p/{facts(relay)['peer_id']}"
+    for host in hidden:
+        host.settings(relays=[address], bootstrap=[address], hole_punching=False)
+    with ExitStack() as stack:
+        for host in (relay, *hidden):
+            stack.enter_context(host.run(*LOBES))
+        for host in hidden:
+            join(relay, host, "--group", "home")
+        for here, there in (hidden, hidden[::-1]):
+            seen(here, facts(there)["did"], lambda peer: peer["relayed"])
+            ms = json.loads(here.kwaai("peers", "ping", facts(there)["peer_id"], "--json"))["rtt"]
+            assert 0 < ms < 5
