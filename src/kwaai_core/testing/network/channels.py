@@ -23,8 +23,10 @@ async def meet(wire: Wire) -> DataChannel | None:
     number = wire.meetings
     far.stir()
     await wire.until(lambda: -inf if far.meetings >= number else inf)
+    wire.check()
     await connection.cross(end, end)
     await connection.cross(1 - end, end)
+    wire.check()
     if not wire.channels:
         mine, theirs = _pair(wire.opener) if connection.pair.direct else (None, None)
         wire.channels.append(mine)

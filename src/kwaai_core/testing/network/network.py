@@ -92,7 +92,10 @@ class Network:
         self._carry()
 
     def freeze(self, peer: str) -> None:
-        """Stop a node, as SIGSTOP does: it takes in what comes, and does and says nothing."""
+        """Stop a node, as SIGSTOP does: nothing leaves it, and what comes in waits.
+
+        Its own tasks run on here, but whatever they send stays with it until it is thawed.
+        """
         self._frozen[peer] = None
         self._carry()
 

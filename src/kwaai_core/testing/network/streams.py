@@ -67,8 +67,7 @@ class Wire:
         """Send all of it. Errors: :class:`PeerLost`, :class:`DeadlinePassed`."""
         far, connection = self.far, self.connection
         await self.until(lambda: -inf if far.unread < WINDOW else inf, deadline)
-        if error := self._error(trio.current_time()):
-            raise error
+        self.check()
         way = connection.ways[self.end]
         far.inbox.append((way.arrival(len(data)), data))
         far.unread += len(data)
@@ -94,6 +93,11 @@ class Wire:
         if not waited:
             await trio.lowlevel.checkpoint()
 
+    def check(self) -> None:
+        """Errors: :class:`PeerLost`."""
+        if error := self._error(trio.current_time()):
+            raise error
+
     def _error(self, now: float) -> PeerLost | None:
         peer = self.connection.peers[1 - self.end]
         if self.closed:
@@ -108,7 +112,8 @@ class Wire:
             return
         self.closed = True
         self.inbox.clear()
-        self.far.given_up = self.connection.ways[self.end].arrival(0)
+        if self.connection.up(self.end):
+            self.far.given_up = self.connection.ways[self.end].arrival(0)
         while self.channels:
             if channel := self.channels.popleft():
                 channel.socket.close()
