@@ -117,6 +117,15 @@ async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
         assert last.usage.completion_tokens == 1
 
 
+async def test_a_prompt_of_nothing_but_special_tokens_is_refused_soon(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        with pytest.raises(ContextLengthExceeded) as caught, trio.fail_after(8):
+            await ask(worker, Job("<|im_end|>" * 100_000))
+        assert caught.value.prompt_tokens == pytest.approx(100_000, rel=0.01)
+
+
 async def test_an_answer_may_fill_the_context(qwen2: Path, open_worker: OpenWorker) -> None:
     async with open_worker(plan(qwen2)) as worker:
         _, last = await ask(worker, Job("x" * 100, GREEDY))
@@ -163,7 +172,7 @@ async def test_leaving_is_heard_while_a_long_prompt_is_taken_in(
         leaving = trio.CancelScope()
         await nursery.start(hold, worker, leaving)
         async with worker.generate(Job("One, two, three,", GREEDY, max_tokens=3)) as (next_one, _):
-            nursery.start_soon(ask, worker, Job("<|im_end|>" * 60_000))  # seconds of tokenising
+            nursery.start_soon(ask, worker, Job("a" * 20_000_000))  # seconds of tokenising
             with trio.move_on_after(0.3):
                 await next_one.receive()
             leaving.cancel()
