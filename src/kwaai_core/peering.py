@@ -338,7 +338,8 @@ class Transport(Protocol):
     async def publish(self, name: str, body: bytes, *, seconds: float) -> None:
         """Publish a record of this node's own, signed, good for ``seconds``; replaces the last.
 
-        It is kept alive until the node closes. ``body`` has at most 16 KiB.
+        It is kept alive until the node closes. ``body`` has at most 16 KiB; errors:
+        :class:`FrameError` for a longer one.
         """
         ...
 
@@ -363,7 +364,10 @@ class Transport(Protocol):
         ...
 
     async def broadcast(self, topic: str, body: bytes) -> None:
-        """Send a message, of at most 32 KiB, to everyone who subscribes to the topic."""
+        """Send a message, of at most 32 KiB, to everyone who subscribes to the topic.
+
+        Errors: :class:`FrameError` for a longer one.
+        """
         ...
 
     async def data_channel(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from kwaai_core.errors import KwaaiError
+from kwaai_core.errors import FrameError
 from kwaai_core.peering import Broadcast, Record
 from kwaai_core.testing.conformance.rules import broken, refused, require
 from kwaai_core.testing.conformance.swarm import Node, Swarm
@@ -43,7 +43,7 @@ async def the_newest_record_is_read(swarm: Swarm) -> None:
                 sequences.add(record.sequence)
             require(min(sequences) > last, f"sequence numbers {sequences} came after {last}")
             last = max(sequences)
-        async with refused(KwaaiError, "publish of more than 16 KiB"):
+        async with refused(FrameError, "publish of more than 16 KiB"):
             await nodes[0].transport.publish("name", bytes(LONGEST_RECORD + 1), seconds=MINUTE)
 
 
@@ -176,7 +176,7 @@ async def messages_reach_who_subscribes(swarm: Swarm) -> None:
                 nursery.cancel_scope.cancel()
             with trio.move_on_after(swarm.pace):
                 broken(f"another topic gave {await elsewhere.receive()}")
-            async with refused(KwaaiError, "broadcast of more than 32 KiB"):
+            async with refused(FrameError, "broadcast of more than 32 KiB"):
                 await one.transport.broadcast("topic", bytes(LONGEST_MESSAGE + 1))
             await one.transport.broadcast("topic", bytes(LONGEST_MESSAGE))
             while len((await at_two.receive()).body) < LONGEST_MESSAGE:
