@@ -507,7 +507,7 @@ TRANSPORTS: list[tuple[type[MemoryTransport], str]] = [
     (OneEndOnly, "a data channel is of its two ends: only one end"),
     (TrustsItself, "a data channel is of its two ends: an end trusts another"),
     (ForgetsToCount, "leaving leaves nothing behind"),
-    (LeavesATask, "leaving leaves nothing behind: tasks and open files grew"),
+    (LeavesATask, "leaving leaves nothing behind: tasks grew"),
 ]
 
 
