@@ -1,0 +1,314 @@
+"""The connections of this node: who may have one, what is served on them, and how one is got."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from kwaai_core import (
+    Door,
+    FrameError,
+    KwaaiError,
+    Link,
+    PeerDenied,
+    PeerLost,
+    PeerUnreachable,
+    ProtocolRefused,
+)
+from kwaai_lobe_libp2p.addresses import Address
+from kwaai_lobe_libp2p.book import AddressBook
+from kwaai_lobe_libp2p.connection import Connection, Handshake
+from kwaai_lobe_libp2p.dialling import Dialler, Relayed
+from kwaai_lobe_libp2p.negotiation import agree
+from kwaai_lobe_libp2p.rates import Rates
+from kwaai_lobe_libp2p.settings import Libp2pSettings
+from kwaai_lobe_libp2p.streams import ByteStream
+from kwaai_lobe_libp2p.tasks import background
+
+NEGOTIATION = 8.0
+"""How many seconds a peer may take to say what a stream is for."""
+
+WireHandler = Callable[[ByteStream], Awaitable[None]]
+
+_greeting: ContextVar[Connection | None] = ContextVar("_greeting", default=None)
+"""The connection on which this task greets a peer: to all others it is not ready yet."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    nursery: trio.Nursery
+    handler: WireHandler
+    to_all: bool
+
+
+@dataclass(eq=False, slots=True)
+class _Dial:
+    """A dial that is under way, for all who want that peer."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    error: KwaaiError | None = None
+
+
+class Network:
+    """Connections by peer; made by the transport, whose ``nursery`` carries them."""
+
+    def __init__(
+        self,
+        peer: str,
+        handshake: Handshake,
+        settings: Libp2pSettings,
+        nursery: trio.Nursery,
+        relayed: Relayed,
+    ) -> None:
+        self.peer = peer
+        self.door: Door | None = None
+        self.book = AddressBook(trio.current_time)
+        self.met: Callable[[Connection], None] = lambda connection: None
+        self._settings = settings
+        self._nursery = nursery
+        self._dialler = Dialler(handshake, self.book, relayed)
+        self._connections: dict[str, list[Connection]] = {}
+        self._dials: dict[str, _Dial] = {}
+        self._served: dict[str, _Served] = {}
+        self._serving: Counter[str] = Counter()
+        rate, burst = settings.peer_requests, 4 * settings.peer_requests
+        self._requests = Rates(rate, burst, clock=trio.current_time)
+        self._bytes = Rates(settings.peer_bytes, settings.peer_bytes, clock=trio.current_time)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return (one for several in self._connections.values() for one in several)
+
+    def links(self) -> list[Link]:
+        """See :meth:`kwaai_core.Transport.links`."""
+        best = (self.best(peer) for peer in list(self._connections))
+        return [_link(one) for one in best if one is not None]
+
+    def best(self, peer: str) -> Connection | None:
+        """The connection to a peer that a stream is best opened on: direct rather than relayed."""
+        greeting = _greeting.get()
+        usable = [
+            one
+            for one in self._connections.get(peer, ())
+            if one.is_up and (one.ready.is_set() or one is greeting)
+        ]
+        return min(usable, key=lambda one: bool(one.address.relay), default=None)
+
+    @property
+    def protocols(self) -> list[str]:
+        return list(self._served)
+
+    # -- connections ---------------------------------------------------------------------------
+
+    async def adopt(
+        self,
+        connection: Connection,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Carry a connection to its end. Errors, if it was dialled: :class:`PeerDenied`."""
+        peer = connection.peer
+        try:
+            self._make_room(peer)
+        except PeerDenied as error:
+            connection.discard()
+            if not connection.inbound:
+                raise
+            _log.info("a connection of %s is turned away: %s", peer, error.message)
+            return
+        self._connections.setdefault(peer, []).append(connection)
+        connection.tcp.pace = partial(self._bytes.overdraw, peer)
+        if connection.inbound:
+            connection.ready.set()
+            self.met(connection)
+        try:
+            await connection.run(self._take, task_status=task_status)
+        finally:
+            connection.discard()
+            self._connections[peer].remove(connection)
+            if not self._connections[peer]:
+                del self._connections[peer]
+
+    def allows(self, peer: str) -> bool:
+        """Whether the settings allow a connection to a peer at all."""
+        settings = self._settings
+        return peer not in settings.deny and (not settings.allow or peer in settings.allow)
+
+    def _make_room(self, peer: str) -> None:
+        """Errors: :class:`PeerDenied`."""
+        if peer == self.peer:
+            raise PeerDenied(f"{peer} is this node itself")
+        if not self.allows(peer):
+            raise PeerDenied(f"[libp2p] allow and deny let {peer} not be connected to")
+        mine = [one for one in self._connections.get(peer, ()) if one.is_up]
+        if len(mine) >= self._settings.peer_connections:
+            self._prune(mine, f"{peer} has {len(mine)} connections")
+        every = [one for one in self if one.is_up]
+        if len(every) >= self._settings.max_connections:
+            self._prune(every, f"this node has {len(every)} connections")
+
+    def _prune(self, among: Sequence[Connection], why: str) -> None:
+        """Close the one that was idle for longest. Errors: :class:`PeerDenied` where none is."""
+        idle = [one for one in among if one.is_idle and one.ready.is_set()]
+        if not idle:
+            raise PeerDenied(f"{why}, all in use, and [libp2p] allows no more")
+        victim = min(idle, key=lambda one: one.used)
+        _log.info("the idle connection to %s is closed: %s", victim.peer, why)
+        victim.close()
+
+    async def disconnect(self, peer: str) -> None:
+        """Close every connection to a peer, and wait until they are gone."""
+        mine = list(self._connections.get(peer, ()))
+        for connection in mine:
+            connection.close()
+        for connection in mine:
+            await connection.closed.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def connected(self, peer: str, addresses: Sequence[Address] | None = None) -> Connection:
+        """A connection to a peer, dialled and greeted if need be.
+
+        ``addresses`` are to be tried, whatever is known of them; None is those that are known.
+
+        Errors: :class:`PeerUnreachable`, :class:`PeerDenied`.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            if (found := self.best(peer)) is not None:
+                return found
+            dial = self._dials.get(peer)
+            if dial is None:
+                dial = self._dials[peer] = _Dial()
+                self._nursery.start_soon(self._dial, peer, addresses, dial)
+            await dial.done.wait()
+            if dial.error is not None:
+                raise type(dial.error)(dial.error.message)
+
+    async def _dial(self, peer: str, addresses: Sequence[Address] | None, dial: _Dial) -> None:
+        try:
+            if peer == self.peer or not self.allows(peer):
+                self._make_room(peer)
+            known = self.book.of(peer) if addresses is None else addresses
+            found = await self._dialler.reach(peer, known, all_=addresses is not None)
+            await self._nursery.start(self.adopt, found)
+            await self._greet(found)
+        except KwaaiError as error:
+            dial.error = error
+        finally:
+            del self._dials[peer]
+            dial.done.set()
+
+    async def _greet(self, connection: Connection) -> None:
+        if self.door is not None:
+            token = _greeting.set(connection)
+            try:
+                await self.door.greet(connection.peer)
+            except BaseException:
+                connection.close()
+                raise
+            finally:
+                _greeting.reset(token)
+        connection.ready.set()
+        self.met(connection)
+
+    # -- streams -------------------------------------------------------------------------------
+
+    async def open(self, peer: str, protocol: str) -> ByteStream:
+        """Errors: :class:`PeerUnreachable`, :class:`PeerDenied`, :class:`ProtocolRefused`."""
+        while True:
+            connection = await self.connected(peer)
+            try:
+                return await connection.open(protocol)
+            except PeerLost as error:
+                if connection.is_up:
+                    raise PeerUnreachable(error.message) from error
+                await connection.closed.wait()  # it broke just now: try on another
+            except ProtocolRefused as error:
+                raise ProtocolRefused(
+                    f"{peer} does not serve {protocol}, or does not let this node use it"
+                ) from error
+            except FrameError as error:
+                raise PeerUnreachable(f"{peer} cannot be talked to: {error.message}") from error
+
+    @asynccontextmanager
+    async def serve(
+        self, protocol: str, handler: WireHandler, *, to_all: bool = False
+    ) -> AsyncIterator[None]:
+        """Serve a protocol; ``to_all``: without asking the door, as identify and ping are.
+
+        Each stream is reset when its handler returns; what the handler raises ends only that.
+        """
+        if protocol in self._served:
+            raise KwaaiError(f"{protocol} is served already")
+        async with background() as nursery:
+            self._served[protocol] = _Served(nursery, handler, to_all)
+            try:
+                yield
+            finally:
+                del self._served[protocol]
+
+    def _take(self, connection: Connection, stream: ByteStream) -> None:
+        self._nursery.start_soon(self._handle, connection.peer, stream)
+
+    async def _handle(self, peer: str, stream: ByteStream) -> None:
+        """Find out what a peer's stream is for, and have that done."""
+        self._serving[peer] += 1
+        try:
+            served = await self._agreed(peer, stream)
+            done = trio.Event()
+            served.nursery.start_soon(self._run, served.handler, stream, done)
+            await done.wait()
+        except KwaaiError as error:
+            _log.debug("a stream of %s came to nothing: %s", peer, error.message)
+        finally:
+            await stream.reset()
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _agreed(self, peer: str, stream: ByteStream) -> _Served:
+        """Errors: :class:`KwaaiError` of any kind where the stream is to be reset."""
+        if self._serving[peer] > self._settings.peer_streams or not self._requests.take(peer):
+            await trio.lowlevel.checkpoint()
+            raise PeerDenied(f"{peer} opens too many streams")
+        with trio.move_on_after(NEGOTIATION):
+            protocol = await agree(stream, partial(self._serves, peer), lambda: self.protocols)
+            if (served := self._served.get(protocol)) is not None:
+                return served
+        raise PeerLost(f"{peer} does not say what it wants")
+
+    def _serves(self, peer: str, protocol: str) -> bool:
+        served = self._served.get(protocol)
+        if served is not None and served.to_all:
+            return True
+        allowed = self.door is not None and self.door.allows(peer, protocol)
+        return allowed and served is not None
+
+    async def _run(self, handler: WireHandler, stream: ByteStream, done: trio.Event) -> None:
+        try:
+            await handler(stream)
+        except KwaaiError as error:
+            _log.info("a stream of %s ended: %s", stream.peer, error.message)
+        except Exception:  # noqa: BLE001 - it ends its own stream and no other
+            _log.warning("what handles a stream of %s failed", stream.peer, exc_info=True)
+        finally:
+            await stream.reset()
+            done.set()
+
+
+def _link(connection: Connection) -> Link:
+    return Link(
+        connection.peer,
+        str(connection.address),
+        connection.inbound,
+        bool(connection.address.relay),
+        connection.rtt or connection.muxer.rtt() or None,
+    )

@@ -1,0 +1,240 @@
+"""The role transport: connections, streams, the directory and topics, put together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+
+from kwaai_core import (
+    Door,
+    FrameError,
+    Host,
+    Identity,
+    KwaaiError,
+    Link,
+    PeerLost,
+    PeerUnreachable,
+    Record,
+    RequestError,
+)
+from kwaai_core.peering import DEADLINE, MAX_FRAME, StreamHandler
+from kwaai_lobe_libp2p import identify, listening
+from kwaai_lobe_libp2p.addresses import Address, parse, readable
+from kwaai_lobe_libp2p.connection import Connection, Handshake
+from kwaai_lobe_libp2p.directory import Directory, open_directory
+from kwaai_lobe_libp2p.network import Network
+from kwaai_lobe_libp2p.private import read_key
+from kwaai_lobe_libp2p.sequence import Sequence as Numbers
+from kwaai_lobe_libp2p.settings import Libp2pSettings
+from kwaai_lobe_libp2p.streams import ByteStream, FrameStream
+from kwaai_lobe_libp2p.tasks import background, within
+
+_IDENTIFY_WITHIN = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Libp2pTransport:
+    """A :class:`kwaai_core.Transport`; made by :func:`open_transport`."""
+
+    directory: Directory
+
+    def __init__(
+        self,
+        identity: Identity,
+        settings: Libp2pSettings,
+        handshake: Handshake,
+        listeners: Sequence[trio.SocketListener],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._identity = identity
+        self._settings = settings
+        self._listeners = listeners
+        self._nursery = nursery
+        self.network = Network(identity.peer_id, handshake, settings, nursery, self._relayed)
+        self.network.met = self._met
+
+    # -- who and where ---------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """See :attr:`kwaai_core.Transport.addresses`."""
+        peer = self._identity.peer_id
+        own = [f"{address.place}/p2p/{peer}" for address in listening.reachable(self._listeners)]
+        announced = [f"{parse(text).place}/p2p/{peer}" for text in self._settings.announce]
+        return list(dict.fromkeys([*announced, *own]))
+
+    def guard(self, door: Door) -> None:
+        """See :meth:`kwaai_core.Transport.guard`."""
+        self.network.door = door
+
+    def learn(self, peer: str, addresses: Sequence[str]) -> None:
+        """Remember where a peer may be reached, as somebody says."""
+        if peer != self._identity.peer_id:
+            self.network.book.learn(peer, readable(addresses, peer))
+
+    async def connect(self, addresses: Sequence[str], *, seconds: float = DEADLINE) -> str:
+        """See :meth:`kwaai_core.Transport.connect`. Errors: also :class:`RequestError`."""
+        parsed = [parse(address) for address in addresses]
+        peers = {address.peer for address in parsed}
+        if len(peers) != 1 or not (peer := peers.pop()):
+            raise RequestError(f"these are not addresses of one peer: {', '.join(addresses)}")
+        with within(seconds, f"connecting to {peer}"):
+            await self.network.connected(peer, parsed)
+        return peer
+
+    async def disconnect(self, peer: str) -> None:
+        """See :meth:`kwaai_core.Transport.disconnect`."""
+        await self.network.disconnect(peer)
+
+    def links(self) -> Sequence[Link]:
+        """See :meth:`kwaai_core.Transport.links`."""
+        return self.network.links()
+
+    async def ping(self, peer: str, *, seconds: float = DEADLINE) -> float:
+        """See :meth:`kwaai_core.Transport.ping`."""
+        with within(seconds, f"a ping of {peer}"):
+            stream = await self.network.open(peer, identify.PING)
+            try:
+                took = await identify.ping(stream)
+            except (FrameError, PeerLost) as error:
+                raise PeerUnreachable(f"{peer} does not answer a ping: {error.message}") from error
+            finally:
+                await stream.reset()
+        if (connection := self.network.best(peer)) is not None:
+            connection.rtt = took
+        return took
+
+    # -- streams ---------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open(
+        self, peer: str, protocol: str, *, max_frame: int = MAX_FRAME, seconds: float = DEADLINE
+    ) -> AsyncIterator[FrameStream]:
+        """See :meth:`kwaai_core.Transport.open`."""
+        with within(seconds, f"opening {protocol} at {peer}"):
+            wire = await self.network.open(peer, protocol)
+        try:
+            yield FrameStream(wire, protocol, max_frame)
+        finally:
+            await wire.reset()
+
+    @asynccontextmanager
+    async def serve(
+        self, protocol: str, handler: StreamHandler, *, max_frame: int = MAX_FRAME
+    ) -> AsyncIterator[None]:
+        """See :meth:`kwaai_core.Transport.serve`."""
+
+        async def handle(wire: ByteStream) -> None:
+            await handler(FrameStream(wire, protocol, max_frame))
+
+        async with self.network.serve(protocol, handle):
+            yield
+
+    # -- the directory ---------------------------------------------------------------------------
+
+    async def publish(self, name: str, body: bytes, *, seconds: float) -> None:
+        """See :meth:`kwaai_core.Transport.publish`."""
+        await self.directory.publish(name, body, seconds=seconds)
+
+    async def lookup(self, peer: str, name: str, *, seconds: float = DEADLINE) -> Record | None:
+        """See :meth:`kwaai_core.Transport.lookup`."""
+        return await self.directory.lookup(peer, name, seconds=seconds)
+
+    async def provide(self, key: str, *, seconds: float) -> None:
+        """See :meth:`kwaai_core.Transport.provide`."""
+        await self.directory.provide(key, seconds=seconds)
+
+    async def providers(self, key: str, *, seconds: float = DEADLINE) -> Sequence[str]:
+        """See :meth:`kwaai_core.Transport.providers`."""
+        return await self.directory.providers(key, seconds=seconds)
+
+    async def nearest(self, key: str, k: int, *, seconds: float = DEADLINE) -> Sequence[str]:
+        """See :meth:`kwaai_core.Transport.nearest`."""
+        return await self.directory.nearest(key, k, seconds=seconds)
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    async def _relayed(self, address: Address) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        raise PeerUnreachable("connections through relays are not made")
+
+    def _met(self, connection: Connection) -> None:
+        """Ask who has dialled where it can be dialled itself."""
+        if connection.inbound:
+            self._nursery.start_soon(self._ask, connection)
+
+    async def _ask(self, connection: Connection) -> None:
+        try:
+            with within(_IDENTIFY_WITHIN, "asking who that is"):
+                stream = await connection.open(identify.IDENTIFY)
+                try:
+                    listens, _ = await identify.ask_identity(stream)
+                finally:
+                    await stream.reset()
+        except KwaaiError as error:
+            _log.debug("%s does not say where it listens: %s", connection.peer, error.message)
+        else:
+            self.learn(connection.peer, listens)
+
+    async def serve_identify(self, key: Any, stream: ByteStream) -> None:
+        """Tell a peer who this node is, where it listens, and where it sees the peer."""
+        links = {link.peer: link.address for link in self.links()}
+        observed = links.get(stream.peer, "/ip4/0.0.0.0/tcp/0").partition("/p2p/")[0]
+        said = identify.description(key, self.addresses, self.network.protocols, observed)
+        await stream.write(said)
+        await stream.finish()
+
+    def describe(self) -> Mapping[str, Any]:
+        """See :meth:`kwaai_core.Describes.describe`."""
+        return {
+            "addresses": list(self.addresses),
+            "connections": len(list(self.network)),
+            "directory": self.directory.facts(),
+        }
+
+
+@asynccontextmanager
+async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
+    """Listen, and be reachable and reach others while the context is open.
+
+    Errors: :class:`ConfigError` where it cannot listen, or the network's key cannot be read.
+    """
+    settings = host.settings(Libp2pSettings)
+    identity = host.identity
+    if identity is None:
+        raise KwaaiError("libp2p needs the role identity: pip install kwaai-lobe-identity")
+    network_key = read_key(settings.network_key_file) if settings.network_key_file else None
+    keys = create_new_key_pair(identity.handshake_key())
+    handshake = Handshake(keys, identity, network_key)
+    for text in (*settings.announce, *settings.bootstrap, *settings.relays):
+        parse(text)
+    listeners = await listening.listen(settings.listen, listening.Ports(host.state / "ports.json"))
+    try:
+        async with background() as nursery, AsyncExitStack() as stack:
+            transport = Libp2pTransport(identity, settings, handshake, listeners, nursery)
+            network = transport.network
+            about = partial(transport.serve_identify, keys.public_key)
+            await stack.enter_async_context(network.serve(identify.IDENTIFY, about, to_all=True))
+            await stack.enter_async_context(
+                network.serve(identify.PING, identify.answer_ping, to_all=True)
+            )
+            porch = listening.Porch(handshake, network.adopt)
+            if listeners:
+                nursery.start_soon(trio.serve_listeners, porch.admit, listeners)
+            numbers = Numbers(host.state / "sequence")
+            transport.directory = await stack.enter_async_context(
+                open_directory(
+                    identity, transport, numbers.next, learn=transport.learn, now=time.time
+                )
+            )
+            yield transport
+    finally:
+        listening.close(listeners)
