@@ -6,13 +6,14 @@ Slow, and not meant to keep secrets: for fakes, and to check what a real library
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from functools import cache, lru_cache
 
 from kwaai_core.errors import NotVerified
 
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _DID, _DID_PREFIX = "did:key:z", b"\xed\x01"  # multicodec ed25519-pub
 _PEER_PREFIX = bytes.fromhex("002408011220")  # identity multihash of a protobuf {Ed25519, key}
+_NAMES = 4096  # how many of each are remembered: a simulation asks for few, very often
 _LONGEST = 64  # decoding takes time that grows with the square of the length
 
 _P = 2**255 - 19
@@ -46,16 +47,19 @@ def _add(p: _Point, q: _Point) -> _Point:
     return e * f % _P, g * h % _P, f * g % _P, e * h % _P
 
 
+@lru_cache(_NAMES)
 def did_key(public: bytes) -> str:
     """The ``did:key`` of a public key."""
     return _DID + _encode(_DID_PREFIX + public)
 
 
+@lru_cache(_NAMES)
 def peer_id(public: bytes) -> str:
     """The libp2p peer id of a public key, in base58."""
     return _encode(_PEER_PREFIX + public)
 
 
+@lru_cache(_NAMES)
 def key_of_did(did: str) -> bytes:
     """The public key that a ``did:key`` names. Errors: :class:`NotVerified`."""
     if not did.startswith(_DID):
@@ -63,6 +67,7 @@ def key_of_did(did: str) -> bytes:
     return _decode(did.removeprefix(_DID), _DID_PREFIX, did)
 
 
+@lru_cache(_NAMES)
 def key_of_peer(peer: str) -> bytes:
     """The public key that a peer id names. Errors: :class:`NotVerified`."""
     return _decode(peer, _PEER_PREFIX, peer)
