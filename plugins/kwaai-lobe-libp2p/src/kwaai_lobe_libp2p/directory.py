@@ -35,6 +35,7 @@ from kwaai_lobe_libp2p.statements import (
     seal,
 )
 from kwaai_lobe_libp2p.table import BUCKET, Contact
+from kwaai_lobe_libp2p.tasks import background
 
 ENOUGH = 4
 """From as many holders the newest record is taken; one of them may be behind, or lie by silence."""
@@ -79,6 +80,7 @@ class Directory:
         nursery: trio.Nursery,
         *,
         learn: Callable[[str, Sequence[str]], None],
+        allows: Callable[[str, str], bool],
         now: Callable[[], float],
     ) -> None:
         self._identity = identity
@@ -98,6 +100,7 @@ class Directory:
             own=self._own_at,
             learn=learn,
             met=self._met,
+            allows=allows,
             now=now,
         )
 
@@ -270,16 +273,18 @@ async def open_directory(
     number: Callable[[int], Awaitable[int]],
     *,
     learn: Callable[[str, Sequence[str]], None] = lambda peer, addresses: None,
+    allows: Callable[[str, str], bool] = lambda peer, protocol: True,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Directory]:
     """Serve the directory and keep what is published alive, while the context is open.
 
     ``number`` gives the next sequence number, above the one it is given; ``learn`` is told what
-    addresses peers say that they have.
+    addresses peers say that they have; ``allows`` says whom the door lets use a protocol.
     """
-    async with trio.open_nursery() as nursery:
-        directory = Directory(identity, streams, number, nursery, learn=learn, now=now)
+    async with background() as nursery:
+        directory = Directory(
+            identity, streams, number, nursery, learn=learn, allows=allows, now=now
+        )
         async with directory.kademlia.serving():
             nursery.start_soon(directory._renew)  # noqa: SLF001
             yield directory
-            nursery.cancel_scope.cancel()

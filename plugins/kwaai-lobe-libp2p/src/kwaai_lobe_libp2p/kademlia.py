@@ -103,8 +103,8 @@ class Kademlia:
     """This node in the network of the directory: asks others, and answers them.
 
     ``card`` makes this node's own contact and ``own`` gives its own statements under a key;
-    ``learn`` is told the addresses of others, ``met`` that there is a contact more; ``now`` is the
-    time in seconds since 1970.
+    ``learn`` is told the addresses of others, ``met`` that there is a contact more; ``allows`` says
+    whom the door lets in, so who is asked; ``now`` is the time in seconds since 1970.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Kademlia:
         own: Callable[[bytes], Sequence[Statement]],
         learn: Callable[[str, Sequence[str]], None],
         met: Callable[[], None],
+        allows: Callable[[str, str], bool],
         now: Callable[[], float],
     ) -> None:
         self.position = position_of(identity.peer_id)
@@ -127,6 +128,7 @@ class Kademlia:
         self._own = own
         self._learn = learn
         self._met = met
+        self._allows = allows
         self._now = now
         self._cards: OrderedDict[str, Statement] = OrderedDict()
         self._rates = Rates(QUESTIONS_PER_SECOND, QUESTIONS_AT_ONCE, clock=trio.current_time)
@@ -150,7 +152,8 @@ class Kademlia:
         for contact in self.table.nearest(key, max(width, BUCKET)):
             lookup.learn(contact)
         for link in self._streams.links():
-            lookup.learn(Contact(link.peer, position_of(link.peer), None, 0.0))
+            if self._allows(link.peer, messages.PROTOCOL):
+                lookup.learn(Contact(link.peer, position_of(link.peer), None, 0.0))
         for statement in (*self.shelf.at(key, self._now()), *self._own(key)):
             lookup.add(statement)
         changed = trio.lowlevel.ParkingLot()
