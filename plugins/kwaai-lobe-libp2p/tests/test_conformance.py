@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -28,5 +29,5 @@ def on_loopback(host: Host) -> AbstractAsyncContextManager[Transport]:
 
 @pytest.mark.parametrize("rule", TRANSPORT_RULES, ids=lambda rule: rule.__name__)
 async def test_a_rule_of_the_transport_holds(rule: Rule, tmp_path: Path) -> None:
-    swarm = Swarm(on_loopback, tmp_path, __import__("time").time, 0.2, 5.0, 2.0, None)
+    swarm = Swarm(on_loopback, tmp_path, time.time, 0.2, 5.0, 2.0, None)
     await hold(lambda: rule(swarm), rule.__name__, 60)

@@ -42,13 +42,17 @@ class Address:
         return f"/p2p/{self.relay}{_CIRCUIT}" if self.relay else ""
 
     @property
+    def is_number(self) -> bool:
+        return self.kind in {"ip4", "ip6"}
+
+    @property
     def is_unspecified(self) -> bool:
         """Whether it is for all interfaces of a machine."""
-        return self.kind in {"ip4", "ip6"} and ipaddress.ip_address(self.host).is_unspecified
+        return self.is_number and ipaddress.ip_address(self.host).is_unspecified
 
     @property
     def is_loopback(self) -> bool:
-        return self.kind in {"ip4", "ip6"} and ipaddress.ip_address(self.host).is_loopback
+        return self.is_number and ipaddress.ip_address(self.host).is_loopback
 
 
 def parse(text: str) -> Address:

@@ -59,6 +59,11 @@ class Connection:
         return not self.muxer.event_shutting_down.is_set() and not self.closed.is_set()
 
     @property
+    def host(self) -> str | None:
+        """The number of the peer's machine, None where that is not known."""
+        return self.address.host if self.address.is_number and not self.address.relay else None
+
+    @property
     def is_idle(self) -> bool:
         return not self.muxer.streams
 
@@ -77,7 +82,7 @@ class Connection:
                 while True:
                     muxed = cast(YamuxStream, await self.muxer.accept_stream())
                     self.used = trio.current_time()
-                    take(self, ByteStream(muxed, self.peer, opener=False))
+                    take(self, ByteStream(muxed, self.peer, opener=False, host=self.host))
                     await trio.lowlevel.checkpoint()
         except* MuxedConnError:
             pass  # it is over
@@ -98,7 +103,7 @@ class Connection:
             muxed: YamuxStream = await self.muxer.open_stream()
         except (MuxedConnError, MuxedStreamError) as error:
             raise PeerLost(f"the connection to {self.peer} is gone: {error}") from error
-        stream = ByteStream(muxed, self.peer, opener=True)
+        stream = ByteStream(muxed, self.peer, opener=True, host=self.host)
         try:
             await propose(stream, protocol)
         except BaseException:

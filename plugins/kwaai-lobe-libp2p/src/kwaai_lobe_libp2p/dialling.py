@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import trio
 
 from kwaai_core import PeerUnreachable
-from kwaai_lobe_libp2p.addresses import Address
+from kwaai_lobe_libp2p.addresses import Address, of_socket
 from kwaai_lobe_libp2p.book import AddressBook
 from kwaai_lobe_libp2p.connection import Connection, Handshake
 
@@ -74,7 +75,8 @@ class Dialler:
     ) -> None:
         try:
             stream = await self._stream(address)
-            found.append(await self._handshake.outbound(stream, address))
+            there = replace(_at(stream) or address, peer=address.peer, relay=address.relay)
+            found.append(await self._handshake.outbound(stream, there))
         except (OSError, PeerUnreachable) as error:
             causes[address] = _cause(error)
             self._book.failed(address, causes[address])
@@ -89,6 +91,16 @@ class Dialler:
         with trio.move_on_after(ATTEMPT):
             return await trio.open_tcp_stream(address.host, address.port)
         raise PeerUnreachable(f"no answer within {ATTEMPT:g} s")
+
+
+def _at(stream: trio.abc.Stream) -> Address | None:
+    """Where a stream leads, None where it is no socket's."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        return of_socket(stream.socket.getpeername())
+    except OSError:
+        return None  # it is gone already, as the handshake will find
 
 
 def _cause(error: OSError | PeerUnreachable) -> str:

@@ -289,8 +289,11 @@ class Network:
         served = self._served.get(protocol)
         if served is not None and served.to_all:
             return True
-        allowed = self.door is not None and self.door.allows(peer, protocol)
-        return allowed and served is not None
+        return self.lets_in(peer, protocol) and served is not None
+
+    def lets_in(self, peer: str, protocol: str) -> bool:
+        """Whether the door lets a peer in for a protocol; where there is none, it lets nobody."""
+        return self.door is not None and self.door.allows(peer, protocol)
 
     async def _run(self, handler: WireHandler, stream: ByteStream, done: trio.Event) -> None:
         try:

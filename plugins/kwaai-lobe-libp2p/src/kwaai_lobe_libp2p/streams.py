@@ -19,12 +19,14 @@ _BROKEN = (IOException, MuxedConnError, MuxedStreamError, OSError)
 class ByteStream:
     """A stream of bytes to ``peer``; what opens or serves it closes it, by :meth:`reset` at last.
 
-    Errors of whatever reads or writes: :class:`PeerLost`.
+    ``opener``: whether this end opened it; ``host``: the number of the peer's machine, None where
+    it is reached through a relay. Errors of whatever reads or writes: :class:`PeerLost`.
     """
 
-    def __init__(self, muxed: YamuxStream, peer: str, *, opener: bool) -> None:
+    def __init__(self, muxed: YamuxStream, peer: str, *, opener: bool, host: str | None) -> None:
         self.peer = peer
         self.opener = opener
+        self.host = host
         self._muxed = muxed
         self._buffer = bytearray()
         self._given_up = False

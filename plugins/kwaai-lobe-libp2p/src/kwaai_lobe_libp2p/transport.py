@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
+from trio.abc import ReceiveChannel
 
 from kwaai_core import (
+    Broadcast,
+    ConfigError,
+    DataChannel,
     Door,
     FrameError,
     Host,
@@ -23,11 +27,13 @@ from kwaai_core import (
     PeerUnreachable,
     Record,
     RequestError,
+    Stream,
 )
 from kwaai_core.peering import DEADLINE, MAX_FRAME, StreamHandler
 from kwaai_lobe_libp2p import identify, listening
 from kwaai_lobe_libp2p.addresses import Address, parse, readable
 from kwaai_lobe_libp2p.connection import Connection, Handshake
+from kwaai_lobe_libp2p.data_channel import DataChannels, open_data_channels
 from kwaai_lobe_libp2p.directory import Directory, open_directory
 from kwaai_lobe_libp2p.network import Network
 from kwaai_lobe_libp2p.private import read_key
@@ -35,6 +41,7 @@ from kwaai_lobe_libp2p.sequence import Sequence as Numbers
 from kwaai_lobe_libp2p.settings import Libp2pSettings
 from kwaai_lobe_libp2p.streams import ByteStream, FrameStream
 from kwaai_lobe_libp2p.tasks import background, within
+from kwaai_lobe_libp2p.topics import Topics, open_topics
 
 _IDENTIFY_WITHIN = 10.0
 
@@ -44,7 +51,9 @@ _log = logging.getLogger(__name__)
 class Libp2pTransport:
     """A :class:`kwaai_core.Transport`; made by :func:`open_transport`."""
 
+    channels: DataChannels
     directory: Directory
+    topics: Topics
 
     def __init__(
         self,
@@ -138,6 +147,15 @@ class Libp2pTransport:
         async with self.network.serve(protocol, handle):
             yield
 
+    async def data_channel(
+        self, stream: Stream, *, seconds: float = DEADLINE
+    ) -> DataChannel | None:
+        """See :meth:`kwaai_core.Transport.data_channel`."""
+        if not isinstance(stream, FrameStream):
+            raise TypeError(f"{stream!r} is a stream of another transport")
+        wire = stream.wire
+        return await self.channels.meet(stream, opener=wire.opener, host=wire.host, seconds=seconds)
+
     # -- the directory ---------------------------------------------------------------------------
 
     async def publish(self, name: str, body: bytes, *, seconds: float) -> None:
@@ -159,6 +177,16 @@ class Libp2pTransport:
     async def nearest(self, key: str, k: int, *, seconds: float = DEADLINE) -> Sequence[str]:
         """See :meth:`kwaai_core.Transport.nearest`."""
         return await self.directory.nearest(key, k, seconds=seconds)
+
+    # -- topics ----------------------------------------------------------------------------------
+
+    def subscribe(self, topic: str) -> AbstractAsyncContextManager[ReceiveChannel[Broadcast]]:
+        """See :meth:`kwaai_core.Transport.subscribe`."""
+        return self.topics.subscribe(topic)
+
+    async def broadcast(self, topic: str, body: bytes) -> None:
+        """See :meth:`kwaai_core.Transport.broadcast`."""
+        await self.topics.broadcast(topic, body)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -198,7 +226,20 @@ class Libp2pTransport:
             "addresses": list(self.addresses),
             "connections": len(list(self.network)),
             "directory": self.directory.facts(),
+            "topics": self.topics.facts(),
         }
+
+
+def _check(settings: Libp2pSettings) -> None:
+    """Errors: :class:`ConfigError` for an address that cannot be used."""
+    for key in ("announce", "bootstrap", "relays"):
+        for text in getattr(settings, key):
+            try:
+                address = parse(text)
+            except RequestError as error:
+                raise ConfigError(f"[libp2p] {key}: {error.message}") from None
+            if key != "announce" and not address.peer:
+                raise ConfigError(f"[libp2p] {key}: {text} lacks the peer id, /p2p/12D3KooW…")
 
 
 @asynccontextmanager
@@ -214,8 +255,7 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
     network_key = read_key(settings.network_key_file) if settings.network_key_file else None
     keys = create_new_key_pair(identity.handshake_key())
     handshake = Handshake(keys, identity, network_key)
-    for text in (*settings.announce, *settings.bootstrap, *settings.relays):
-        parse(text)
+    _check(settings)
     listeners = await listening.listen(settings.listen, listening.Ports(host.state / "ports.json"))
     try:
         async with background() as nursery, AsyncExitStack() as stack:
@@ -229,11 +269,16 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
             porch = listening.Porch(handshake, network.adopt)
             if listeners:
                 nursery.start_soon(trio.serve_listeners, porch.admit, listeners)
+            hosts = dict.fromkeys(parse(text).host for text in settings.listen)
+            transport.channels = await stack.enter_async_context(open_data_channels(list(hosts)))
             numbers = Numbers(host.state / "sequence")
             transport.directory = await stack.enter_async_context(
                 open_directory(
                     identity, transport, numbers.next, learn=transport.learn, now=time.time
                 )
+            )
+            transport.topics = await stack.enter_async_context(
+                open_topics(identity, transport, allows=network.lets_in)
             )
             yield transport
     finally:
