@@ -93,15 +93,17 @@ async def test_messages_go_hop_by_hop_with_their_author(
 async def test_who_does_not_subscribe_neither_hears_nor_passes_on(
     autojump_clock: MockClock, network: Network
 ) -> None:
-    async with swarm(network, 3, (0, 1), (1, 2)) as nodes:
-        async with nodes[2].topics.subscribe("t") as channel:
+    async with (
+        swarm(network, 3, (0, 1), (1, 2)) as nodes,
+        nodes[2].topics.subscribe("t") as channel,
+    ):
+        await trio.sleep(3)
+        await nodes[0].topics.broadcast("t", b"one")
+        assert await heard(channel) is None
+        async with nodes[1].topics.subscribe("t"):
             await trio.sleep(3)
-            await nodes[0].topics.broadcast("t", b"one")
-            assert await heard(channel) is None
-            async with nodes[1].topics.subscribe("t"):
-                await trio.sleep(3)
-                await nodes[0].topics.broadcast("t", b"two")
-                assert await heard(channel) == b"two"
+            await nodes[0].topics.broadcast("t", b"two")
+            assert await heard(channel) == b"two"
 
 
 async def test_all_of_many_neighbours_hear(autojump_clock: MockClock, network: Network) -> None:
@@ -182,69 +184,75 @@ async def swarm_of_one(network: Network) -> AsyncIterator[Node]:
 async def test_garbage_ends_its_stream_and_nobody_elses(
     autojump_clock: MockClock, network: Network, frame: bytes
 ) -> None:
-    async with swarm(network, 3) as (node, hostile, honest):
-        async with node.topics.subscribe("t") as channel:
-            await trio.sleep(3)
-            async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
-                await stream.send(frame)
-                with pytest.raises(PeerLost):
-                    await stream.receive(seconds=5)
-            await honest.topics.broadcast("t", b"fine")
-            assert await heard(channel) == b"fine"
+    async with (
+        swarm(network, 3) as (node, hostile, honest),
+        node.topics.subscribe("t") as channel,
+    ):
+        await trio.sleep(3)
+        async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
+            await stream.send(frame)
+            with pytest.raises(PeerLost):
+                await stream.receive(seconds=5)
+        await honest.topics.broadcast("t", b"fine")
+        assert await heard(channel) == b"fine"
 
 
 async def test_forged_old_and_repeated_messages_are_not_heard(
     autojump_clock: MockClock, network: Network
 ) -> None:
-    async with swarm(network, 3) as (node, hostile, honest):
-        async with node.topics.subscribe("t") as channel:
-            await trio.sleep(3)
-            await honest.topics.broadcast("t", b"once")
-            assert await heard(channel) == b"once"
-            (sound,) = node.topics._recent.values()
+    async with (
+        swarm(network, 3) as (node, hostile, honest),
+        node.topics.subscribe("t") as channel,
+    ):
+        await trio.sleep(3)
+        await honest.topics.broadcast("t", b"once")
+        assert await heard(channel) == b"once"
+        (sound,) = node.topics._recent.values()
 
-            async def say(frame: bytes) -> None:
-                async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
-                    await stream.send(frame)
-                    await trio.sleep(1)
+        async def say(frame: bytes) -> None:
+            async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
+                await stream.send(frame)
+                await trio.sleep(1)
 
-            mine = gossip.message(honest.identity, "t", b"forged", at=network.now(), number=9)
-            old = gossip.message(
-                hostile.identity, "t", b"old", at=network.now() - gossip.OLD - 9, number=1
-            )
-            ahead = gossip.message(
-                hostile.identity, "t", b"ahead", at=network.now() + gossip.OLD + 9, number=2
-            )
-            elsewhere = gossip.message(hostile.identity, "u", b"u", at=network.now(), number=3)
-            await say(sound.frame)
-            await say(mine.frame[:-5] + b"AAAAA")
-            await say(old.frame)
-            await say(ahead.frame)
-            await say(elsewhere.frame.replace(b"Mu\n", b"Mt\n"))
-            assert await heard(channel) is None
-            await trio.sleep(4 * gossip.OLD)
-            await say(sound.frame)  # it is forgotten by now, and too old
-            assert await heard(channel) is None
+        mine = gossip.message(honest.identity, "t", b"forged", at=network.now(), number=9)
+        old = gossip.message(
+            hostile.identity, "t", b"old", at=network.now() - gossip.OLD - 9, number=1
+        )
+        ahead = gossip.message(
+            hostile.identity, "t", b"ahead", at=network.now() + gossip.OLD + 9, number=2
+        )
+        elsewhere = gossip.message(hostile.identity, "u", b"u", at=network.now(), number=3)
+        await say(sound.frame)
+        await say(mine.frame[:-5] + b"AAAAA")
+        await say(old.frame)
+        await say(ahead.frame)
+        await say(elsewhere.frame.replace(b"Mu\n", b"Mt\n"))
+        assert await heard(channel) is None
+        await trio.sleep(4 * gossip.OLD)
+        await say(sound.frame)  # it is forgotten by now, and too old
+        assert await heard(channel) is None
 
 
 async def test_an_author_who_says_too_much_is_cut_short(
     autojump_clock: MockClock, network: Network
 ) -> None:
-    async with swarm(network, 3) as (node, hostile, honest):
-        async with node.topics.subscribe("t") as channel:
-            await trio.sleep(3)
-            got = 0
-            async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
-                for n in range(1000):
-                    made = gossip.message(hostile.identity, "t", b"", at=network.now(), number=n)
-                    await stream.send(made.frame)
-                    while await heard(channel, 0.0001) is not None:
-                        got += 1
-                await trio.sleep(1)
-            assert 0 < got < 600
-            await honest.topics.broadcast("t", b"fine")
-            while (body := await heard(channel)) != b"fine":
-                assert body is not None
+    async with (
+        swarm(network, 3) as (node, hostile, honest),
+        node.topics.subscribe("t") as channel,
+    ):
+        await trio.sleep(3)
+        got = 0
+        async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
+            for n in range(1000):
+                made = gossip.message(hostile.identity, "t", b"", at=network.now(), number=n)
+                await stream.send(made.frame)
+                while await heard(channel, 0.0001) is not None:
+                    got += 1
+            await trio.sleep(1)
+        assert 0 < got < 600
+        await honest.topics.broadcast("t", b"fine")
+        while (body := await heard(channel)) != b"fine":
+            assert body is not None
 
 
 async def test_who_is_not_let_in_is_told_nothing(

@@ -1,0 +1,172 @@
+"""The local network: tell it of this node, and hear of others there, by multicast DNS (RFC 6762).
+
+The service is ``_kwaai._udp.local.``, and each address a TXT entry ``dnsaddr=…`` as in libp2p's
+specification. What comes is what anybody on that network says: it is bounded, and who is there is
+proved by the handshake.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import trio
+from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
+
+from kwaai_lobe_libp2p.statements import plausible
+
+SERVICE = "_kwaai._udp.local."
+WAITING = 64
+"""How many peers that made themselves known may wait; more are not heard."""
+
+ANSWER = 3.0
+AGAIN = 600.0
+"""After how many seconds a peer is told of again; until then once is enough."""
+
+KNOWN = 1024
+AT_ONCE = 8
+"""How many peers that made themselves known are dialled at the same time."""
+
+_PLACE = re.compile(r"/ip4/([0-9.]{7,15})/tcp/([0-9]{1,5})/")
+_log = logging.getLogger(__name__)
+
+
+class _Listener(ServiceListener):
+    """Runs in zeroconf's thread; hands names over to the loop."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken, names: trio.MemorySendChannel[str]) -> None:
+        self._token = token
+        self._names = names
+
+    def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
+        try:
+            self._token.run_sync_soon(self._hear, name)
+        except trio.RunFinishedError:
+            pass  # the node has closed
+
+    def update_service(self, zc: Zeroconf, type_: str, name: str) -> None:
+        self.add_service(zc, type_, name)
+
+    def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None:
+        """Who is gone is noticed where it matters, when it is dialled."""
+
+    def _hear(self, name: str) -> None:
+        try:
+            self._names.send_nowait(name)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # too many at once: they say it again
+
+
+def entries(peer: str, addresses: Sequence[str]) -> Mapping[str | bytes, str | bytes | None]:
+    """The TXT record of a node. A TXT entry has at most 255 bytes."""
+    told = [one for one in plausible(peer, list(addresses)) if "/p2p-circuit" not in one]
+    fit = [one for one in told if len(f"dnsaddr10={one}") <= 255][:10]
+    return {f"dnsaddr{number or ''}": one for number, one in enumerate(fit)}
+
+
+def heard(properties: Mapping[bytes, bytes | None]) -> tuple[str, tuple[str, ...]] | None:
+    """Who makes itself known by a TXT record, and where it says that it is; None for nobody."""
+    told = [
+        value.decode("ascii", "replace")
+        for key, value in list(properties.items())[:32]
+        if key.startswith(b"dnsaddr") and value is not None
+    ]
+    peer = told[0].rpartition("/p2p/")[2] if told else ""
+    addresses = plausible(peer, list(told)) if peer else ()
+    return (peer, addresses) if addresses else None
+
+
+async def run(
+    peer: str,
+    addresses: Sequence[str],
+    found: Callable[[str, Sequence[str]], Awaitable[None]],
+    *,
+    interfaces: Sequence[str] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Make this node known, and call ``found`` for each other, until it is cancelled.
+
+    ``interfaces``: numbers of the network interfaces to use, None for all. The library waits and
+    blocks, so it has threads of its own. Errors: OSError where multicast is impossible.
+    """
+    send, receive = trio.open_memory_channel[str](WAITING)
+    listener = _Listener(trio.lowlevel.current_trio_token(), send)
+    host, port = _place(addresses)
+    info = ServiceInfo(
+        SERVICE,
+        f"{secrets.token_hex(16)}.{SERVICE}",
+        parsed_addresses=[host],
+        port=port,
+        properties=dict(entries(peer, addresses)),
+        server=f"{secrets.token_hex(16)}.local.",
+    )
+    with send, receive:
+        zeroconf = await trio.to_thread.run_sync(_open, interfaces)
+        try:
+            await trio.to_thread.run_sync(_begin, zeroconf, info, listener)
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                await _hear_all(zeroconf, receive, peer, found, nursery)
+        finally:
+            with trio.CancelScope(shield=True):  # brief: it says goodbye, and joins its threads
+                await trio.to_thread.run_sync(zeroconf.close)
+
+
+def _open(interfaces: Sequence[str] | None) -> Zeroconf:
+    if interfaces is None:
+        return Zeroconf(ip_version=IPVersion.V4Only)
+    return Zeroconf(list(interfaces), ip_version=IPVersion.V4Only)
+
+
+def _begin(zeroconf: Zeroconf, info: ServiceInfo, listener: _Listener) -> None:
+    if info.properties:
+        zeroconf.register_service(info)
+    ServiceBrowser(zeroconf, SERVICE, listener=listener)
+
+
+async def _hear_all(
+    zeroconf: Zeroconf,
+    names: trio.MemoryReceiveChannel[str],
+    me: str,
+    found: Callable[[str, Sequence[str]], Awaitable[None]],
+    nursery: trio.Nursery,
+) -> None:
+    told: dict[str, float] = {}
+    room = trio.Semaphore(AT_ONCE)
+
+    async def tell(peer: str, addresses: Sequence[str]) -> None:
+        try:
+            # all who hear of a new node at once do not dial it at once
+            await trio.sleep(random.uniform(0, 0.5))
+            await found(peer, addresses)
+        finally:
+            room.release()
+
+    async for name in names:
+        now = trio.current_time()
+        told = {one: until for one, until in told.items() if until > now}
+        if name in told or len(told) >= KNOWN:
+            continue
+        told[name] = now + AGAIN
+        other = await trio.to_thread.run_sync(_ask, zeroconf, name)
+        if other is not None and other[0] != me:
+            await room.acquire()
+            nursery.start_soon(tell, *other)
+
+
+def _ask(zeroconf: Zeroconf, name: str) -> tuple[str, tuple[str, ...]] | None:
+    try:
+        info = zeroconf.get_service_info(SERVICE, name, timeout=int(ANSWER * 1000))
+        return heard(info.properties) if info is not None else None
+    except Exception:  # noqa: BLE001 - the library reads what anybody on the network says
+        _log.info("what %r says on the local network cannot be read", name, exc_info=True)
+        return None
+
+
+def _place(addresses: Sequence[str]) -> tuple[str, int]:
+    """A service has a host and a port; who looks for a node takes those of the TXT record."""
+    found = (_PLACE.match(address) for address in addresses)
+    return next(((one[1], int(one[2])) for one in found if one), ("127.0.0.1", 1))
