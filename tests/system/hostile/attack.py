@@ -28,10 +28,10 @@ class Attacker:
     ``tally`` counts what became of the inputs: *reached* the protocol, *refused*, *cut off*.
     """
 
-    def __init__(self, address: Address, nursery: trio.Nursery) -> None:
+    def __init__(self, address: Address, nursery: trio.Nursery, tally: Counter[str]) -> None:
         self._address, self._nursery = address, nursery
         self._peer: Peer | None = None
-        self.tally: Counter[str] = Counter()
+        self._tally = tally
 
     async def deliver(self, given: Input) -> None:
         """Do what the input says. What the node does about it is its own affair."""
@@ -42,7 +42,7 @@ class Attacker:
             outcome = "cut off"
         except trio.TooSlowError:
             outcome = "ignored"
-        self.tally[f"{given.layer}: {outcome}"] += 1
+        self._tally[f"{given.layer}: {outcome}"] += 1
 
     async def leave(self) -> None:
         """Break the connection, with whatever hangs on it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ MEMORY = 50 << 20
 """By how many bytes a node may have grown in the end."""
 
 PING, IDENTIFY = "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0"
-_SETTLE_S, _HONEST_S = 120.0, 10.0
+_SETTLE_S, _HONEST_S, _SEARCH_S = 120.0, 10.0, 120.0
 
 
 @dataclass
@@ -59,20 +58,23 @@ async def campaign(
     folder: Path,
     *,
     progress: Callable[[int], None] = lambda done: None,
+    settle: bool = True,
 ) -> Report:
-    """Do all these inputs to one node of a kind; ``progress`` hears how many are done."""
+    """Do all these inputs to one node of a kind; ``progress`` hears how many are done.
+
+    ``settle``: wait until the node has let go of everything that it held for its attackers.
+    """
     report = Report()
     async with subject(kind, folder) as node, trio.open_nursery() as nursery:
         honest = Honest(node, nursery, report, echoes=kind != "closed")
         try:
             await honest.arrive()
             report.before = await node.load()
-            started = time.monotonic()
             protocols = await honest.protocols()
             await _attack(node, seed, numbers, protocols, report, honest, progress)
-            report.seconds = time.monotonic() - started
             await honest.visit()
-            await _settle(node, report.before, report)
+            if settle:
+                await _settle(node, report.before, report)
         except (Broken, NodeDied, trio.TooSlowError) as error:
             await _failed(report, node, error)
         nursery.cancel_scope.cancel()
@@ -158,7 +160,7 @@ async def _attack(
     recent: deque[Input] = deque(maxlen=ATTACKERS * VOLLEY)
 
     async def attacker(nursery: trio.Nursery) -> None:
-        attacking = Attacker(node.address, nursery)
+        attacking = Attacker(node.address, nursery, report.tally)
         for volley in volleys:
             for number in volley:
                 given = make(seed, number, protocols)
@@ -169,13 +171,13 @@ async def _attack(
                 if not node.alive:
                     raise NodeDied("its process ended")
             await attacking.leave()
-        report.tally += attacking.tally
 
     async def watch() -> None:
         for n in count():
             await (honest.visit() if n % 20 == 19 else honest.ping())
             await trio.sleep(0.25)
 
+    started = trio.current_time()
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(watch)
@@ -191,6 +193,8 @@ async def _attack(
             first = first.exceptions[0]
         report.suspects = list(recent)
         raise first from None
+    finally:
+        report.seconds = trio.current_time() - started
 
 
 async def _settle(node: Subject, before: Load, report: Report) -> None:
@@ -215,7 +219,8 @@ def _grown(before: Load, now: Load) -> Iterator[str]:
 
 async def culprit(kind: Kind, seed: int, suspects: Sequence[Input], folder: Path) -> Input | None:
     """The last of the suspects that breaks a fresh node by itself, None where they need company."""
-    for given in reversed(suspects):
-        if (await campaign(kind, seed, [given.number], folder)).failures:
-            return given
+    with trio.move_on_after(_SEARCH_S):
+        for given in reversed(suspects):
+            if (await campaign(kind, seed, [given.number], folder, settle=False)).failures:
+                return given
     return None

@@ -1,7 +1,10 @@
 """A node of ours that is open to anyone, so that every protocol of it can be reached."""
 
+import contextlib
 import os
+import ssl
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,13 @@ from typing import Any
 import trio
 
 from hostile.reporting import ECHO, TOPIC, reporting
-from kwaai_core import Stream, StreamEnded
+from kwaai_core import DataChannel, Stream, StreamEnded
+from kwaai_core.node import Node
+from kwaai_core.peering import StreamHandler
 from kwaai_core.testing.nodes import load_lobe, open_test_node
 
 SETTINGS: Mapping[str, Any] = {"libp2p": {"listen": ["/ip4/127.0.0.1/tcp/0"]}}
+DATA = "/kwaai/data/1"
 OPEN: Mapping[str, Any] = {**SETTINGS, "peers": {"open_to": "anyone"}}
 
 
@@ -24,12 +30,42 @@ async def echo(stream: Stream) -> None:
             return await stream.end()
 
 
+def channel(node: Node) -> StreamHandler:
+    """A handler that opens a data channel beside the stream, and has TLS spoken over it once."""
+
+    async def opening(stream: Stream) -> None:
+        if node.transport is None or (found := await node.transport.data_channel(stream)) is None:
+            return
+        with found.socket:
+            found.socket.settimeout(5)
+            await trio.to_thread.run_sync(_shake, found, abandon_on_cancel=True)
+
+    return opening
+
+
+def _shake(found: DataChannel) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=found.trusted.decode())
+    with tempfile.NamedTemporaryFile() as file:  # ssl reads keys from files alone
+        file.write(found.certificate + found.key)
+        file.flush()
+        context.load_cert_chain(file.name)
+    with contextlib.suppress(OSError):
+        context.wrap_socket(found.socket, server_side=True).close()
+
+
 async def main(settings: Mapping[str, Any] = OPEN) -> None:
     lobes = [load_lobe("identity"), load_lobe("libp2p")]
     async with open_test_node(Path(os.environ["KWAAI_STATE"]), lobes, settings) as node:
         if (transport := node.transport) is None:
             sys.exit("the node has no transport")
-        async with transport.serve(ECHO, echo), transport.subscribe(TOPIC):
+        async with (
+            transport.serve(ECHO, echo),
+            transport.serve(DATA, channel(node)),
+            transport.subscribe(TOPIC),
+        ):
             await transport.publish("hostile", b"a record of this node", seconds=3600)
             await reporting(transport.addresses)
 

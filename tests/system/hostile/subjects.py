@@ -78,7 +78,10 @@ async def subject(kind: Kind, folder: Path) -> AsyncIterator[Subject]:
     process = _started(kind, log, folder / "state")
     try:
         with trio.fail_after(30):
-            said = await _asked(process, b"")
+            try:
+                said = await _asked(process, b"")
+            except NodeDied:
+                raise NodeDied(f"it does not start:\n{log.read_text()}") from None
         yield Subject(process, said["addresses"], log)
     finally:
         process.kill()
@@ -90,7 +93,8 @@ async def subject(kind: Kind, folder: Path) -> AsyncIterator[Subject]:
 
 def _started(kind: Kind, log: Path, state: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name[:6] != "KWAAI_"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "KWAAI_STATE": str(state)}
+    path = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), "KWAAI_STATE": str(state)}
     with log.open("wb") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", f"hostile.{kind}"],
