@@ -44,6 +44,12 @@ CARD_LIFE = 6 * 3600.0
 REFRESH = 300.0
 """After how many seconds the routing table is renewed."""
 
+LOOK = 0.5
+"""How many seconds pass between two looks at who is connected."""
+
+WELCOME = 0.1, 1.0
+"""After how many seconds, at least and at most, a newcomer is told what it may hold."""
+
 AGAIN = 600.0
 """After at most as many seconds a statement is renewed, for nodes that came since."""
 
@@ -57,14 +63,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Own:
-    """A statement that this node keeps alive. ``holders`` is how many hold it."""
+    """A statement that this node keeps alive; ``holders`` are the peers that hold it."""
 
     kind: Kind
     name: str
     body: bytes
     seconds: float
     statement: Statement | None = None
-    holders: int = 0
+    holders: set[str] = field(default_factory=set)
     tried: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -145,7 +151,9 @@ class Directory:
             "contacts": len(kademlia.table),
             "held": len(kademlia.shelf),
             "held_bytes": kademlia.shelf.size,
-            "published": {f"{own.kind} {own.name}": own.holders for own in self._owns.values()},
+            "published": {
+                f"{own.kind} {own.name}": len(own.holders) for own in self._owns.values()
+            },
         }
 
     async def _search(
@@ -185,7 +193,7 @@ class Directory:
                     async with self._announcing:
                         own.holders = await self._announce(own)
                 except OSError as error:  # of the file of sequence numbers
-                    own.holders = 0
+                    own.holders = set()
                     _log.warning("%s could not be published: %s", own.name, error)
                 own.tried.set()
                 if own.holders:
@@ -197,13 +205,23 @@ class Directory:
                         await newcomer.wait()
                     pause = min(2 * pause, longest)
 
-    def _met(self) -> None:
+    def _met(self, contact: Contact) -> None:
         """A peer has come into the routing table."""
         self._newcomer.set()
         self._newcomer = trio.Event()
+        self._nursery.start_soon(self._welcome, contact)
 
-    async def _announce(self, own: _Own) -> int:
-        """Sign a statement anew and have the nearest peers hold it; returns how many do.
+    async def _welcome(self, contact: Contact) -> None:
+        """Have a newcomer hold what is held by fewer than may hold it."""
+        await trio.sleep(random.uniform(*WELCOME))
+        for own in list(self._owns.values()):
+            few = 0 < len(own.holders) < BUCKET and contact.peer not in own.holders
+            if few and own.statement is not None:
+                async with self._announcing:
+                    await self._store(contact, own.statement, own.holders)
+
+    async def _announce(self, own: _Own) -> set[str]:
+        """Sign a statement anew and have the nearest peers hold it; returns which of them do.
 
         Errors: OSError.
         """
@@ -213,23 +231,33 @@ class Directory:
                 own.kind, own.name, own.body, own.seconds, above=above
             )
             found = await self.kademlia.search(statement.key, seconds=10.0)
-            held: list[Statement] = []
+            holders: set[str] = set()
+            newer: list[int] = []
             async with trio.open_nursery() as nursery:
                 for contact in found.holding():
-                    nursery.start_soon(self._store, contact, statement, held)
-            newest = max((one.sequence for one in held), default=0)
-            if newest <= statement.sequence:
-                return len(held)
-            above = newest  # this node's own, from before it lost its state
+                    nursery.start_soon(self._store, contact, statement, holders, newer)
+            if not newer:
+                return holders
+            above = max(newer)  # this node's own, from before it lost its state
 
-    async def _store(self, contact: Contact, statement: Statement, held: list[Statement]) -> None:
+    async def _store(
+        self,
+        contact: Contact,
+        statement: Statement,
+        holders: set[str],
+        newer: list[int] | None = None,
+    ) -> None:
         try:
             kept = await self.kademlia.store(contact, statement)
         except KwaaiError as error:
             _log.debug("%s does not hold %s: %s", contact.peer, statement.name, error)
             return
-        if kept is not None and kept.key == statement.key and kept.peer == statement.peer:
-            held.append(kept)
+        if kept is None or (kept.key, kept.peer) != (statement.key, statement.peer):
+            return
+        if kept.sequence <= statement.sequence:
+            holders.add(contact.peer)
+        elif newer is not None:
+            newer.append(kept.sequence)
 
     async def _signed(
         self, kind: Kind, name: str, body: bytes, seconds: float, *, above: int = 0
@@ -256,14 +284,23 @@ class Directory:
             return self._card
 
     async def _renew(self) -> None:
-        """Keep the routing table alive: look this node itself up, and a place chosen by chance."""
-        pause = RETRY[0]
+        """Keep the routing table alive.
+
+        Peers that are connected anew are asked for this node's own place, and so hear of it; now
+        and then that is done again, and for a place chosen by chance.
+        """
+        known: set[str] = set()
+        due = 0.0
         while True:
-            if self._streams.links() or len(self.kademlia.table):
+            linked = {link.peer for link in self._streams.links()}
+            late = trio.current_time() >= due
+            if linked - known or (late and (linked or len(self.kademlia.table))):
                 await self.kademlia.search(self.kademlia.position, seconds=10.0)
+            if late:
                 await self.kademlia.search(random.randbytes(32), seconds=10.0)
-            pause = min(2 * pause, REFRESH)
-            await trio.sleep(pause * random.uniform(0.75, 1.25))
+                due = trio.current_time() + REFRESH * random.uniform(0.75, 1.25)
+            known = linked
+            await trio.sleep(LOOK * random.uniform(0.75, 1.25))
 
 
 @asynccontextmanager

@@ -103,7 +103,7 @@ class Kademlia:
     """This node in the network of the directory: asks others, and answers them.
 
     ``card`` makes this node's own contact and ``own`` gives its own statements under a key;
-    ``learn`` is told the addresses of others, ``met`` that there is a contact more; ``allows`` says
+    ``learn`` is told the addresses of others, ``met`` of a contact that is new; ``allows`` says
     whom the door lets in, so who is asked; ``now`` is the time in seconds since 1970.
     """
 
@@ -115,7 +115,7 @@ class Kademlia:
         card: Callable[[], Awaitable[Statement | None]],
         own: Callable[[bytes], Sequence[Statement]],
         learn: Callable[[str, Sequence[str]], None],
-        met: Callable[[], None],
+        met: Callable[[Contact], None],
         allows: Callable[[str, str], bool],
         now: Callable[[], float],
     ) -> None:
@@ -283,7 +283,7 @@ class Kademlia:
             self._learn(peer, addresses_in(card))
         told = card is not None and addresses_in(card)
         if (told or not dialable) and self.table.heard(peer, card):
-            self._met()
+            self._met(Contact(peer, position_of(peer), card, trio.current_time()))
 
     async def _believed(self, sealed: Sequence[object]) -> Sequence[Statement]:
         """Those of an answer's statements that hold. Errors: :class:`NotVerified` for many bad."""
