@@ -119,6 +119,12 @@ class Host:
             process.wait()
 
 
+def this_machine(folder: Path) -> Host:
+    """A host that is this machine itself, with a home in the folder."""
+    folder.mkdir()
+    return Host("", "127.0.0.1", Home(folder))
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
     """Until the condition holds; fails when the process ends or takes too long."""
     deadline = time.monotonic() + START_S
