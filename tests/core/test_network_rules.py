@@ -189,6 +189,11 @@ class AsksOnce(MemoryTransport):
         return known.get((peer, protocol), False)
 
 
+class TopicsAreForAll(MemoryTransport):
+    def lets(self, peer: str, protocol: str) -> bool:
+        return super().lets(peer, protocol) or protocol == topics.PROTOCOL
+
+
 class NoGreeting(MemoryTransport):
     async def _greet(self, connection: Connection, peer: str) -> None:
         return
@@ -482,6 +487,7 @@ TRANSPORTS: list[tuple[type[MemoryTransport], str]] = [
     (NoGreeting, "who is dialled is greeted first"),
     (UsedBeforeTheGreeting, "who is dialled is greeted first: a stream was opened on"),
     (KeepsTheDenied, "who is denied at the greeting is left: connect .* raised nothing"),
+    (TopicsAreForAll, "who is shut out is not heard: who is shut out was heard"),
     (OneErrorEndsAll, "a handler s error ends its own stream"),
     (HandlersStay, "leaving serve ends its handlers: serve was left"),
     (DeniesTheUnknown, "leaving serve ends its handlers: open .* raised PeerDenied"),

@@ -31,13 +31,14 @@ class TestDoor:
 
     def __init__(self) -> None:
         self.shut: set[tuple[str, str]] = set()
+        self.banned: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.greeted: list[str] = []
         self.greeting: Callable[[str], Awaitable[None]] | None = None
 
     def allows(self, peer: str, protocol: str) -> bool:
         self.asked.append((peer, protocol))
-        return (peer, protocol) not in self.shut
+        return (peer, protocol) not in self.shut and peer not in self.banned
 
     async def greet(self, peer: str) -> None:
         self.greeted.append(peer)
