@@ -39,7 +39,7 @@ class Connection:
     """A connection that is up; :meth:`run` has to run for it to do anything.
 
     ``ready`` is set once the door has greeted the peer, which is at once where the peer dialled;
-    ``used`` is when a stream was last opened on it.
+    ``used`` is when a stream was last opened on it, ``dialled`` the address as it was known.
     """
 
     peer: str
@@ -53,6 +53,7 @@ class Connection:
         self.closed = trio.Event()
         self.used = trio.current_time()
         self.rtt: float | None = None
+        self.dialled: Address | None = None
 
     @property
     def is_up(self) -> bool:
@@ -74,11 +75,13 @@ class Connection:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Carry streams, and have ``take`` take each that the peer opens, until it is over."""
+        told = False
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._mux, nursery.cancel_scope)
                 await self.muxer.event_started.wait()
                 task_status.started()
+                told = True
                 while True:
                     muxed = cast(YamuxStream, await self.muxer.accept_stream())
                     self.used = trio.current_time()
@@ -88,6 +91,8 @@ class Connection:
             pass  # it is over
         finally:
             self.closed.set()
+            if not told:
+                task_status.started()  # over before it began: `is_up` says so
 
     async def _mux(self, scope: trio.CancelScope) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -76,13 +77,14 @@ class Dialler:
         try:
             stream = await self._stream(address)
             there = replace(_at(stream) or address, peer=address.peer, relay=address.relay)
-            found.append(await self._handshake.outbound(stream, there))
+            connection = await self._handshake.outbound(stream, there)
         except (OSError, PeerUnreachable) as error:
             causes[address] = _cause(error)
             self._book.failed(address, causes[address])
             failed.set()
         else:
-            self._book.worked(address)
+            connection.dialled = address
+            found.append(connection)
             others.cancel()
 
     async def _stream(self, address: Address) -> trio.abc.Stream:
@@ -109,4 +111,7 @@ def _cause(error: OSError | PeerUnreachable) -> str:
     inner = error.__cause__ if error.strerror is None else None
     if isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]
+    number = getattr(inner or error, "errno", None) or 0
+    if number > 0:
+        return os.strerror(number)
     return str(getattr(inner or error, "strerror", None) or inner or error)

@@ -89,11 +89,10 @@ async def _bound(text: str, ports: Ports) -> trio.SocketListener:
     raise AssertionError("port 0 is never in use")
 
 
-def reachable(listeners: Sequence[trio.SocketListener]) -> list[Address]:
+def reachable(bound: Sequence[Address]) -> list[Address]:
     """Where these sockets can be dialled: an unspecified address is that of each interface."""
     found: dict[Address, None] = {}
-    for listener in listeners:
-        address = of_socket(listener.socket.getsockname())
+    for address in bound:
         hosts = _interfaces(address.kind) if address.is_unspecified else [address.host]
         for host in hosts:
             found[Address(address.kind, host, address.port)] = None

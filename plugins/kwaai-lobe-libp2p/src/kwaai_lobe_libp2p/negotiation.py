@@ -48,11 +48,17 @@ async def read_line(stream: Exact) -> str:
     return data[:-1].decode()
 
 
+async def _hear_hello(stream: Exact) -> None:
+    """Errors: :class:`FrameError` at the first byte, where a key makes noise of it all."""
+    expected = line(_HELLO)
+    if await stream.read(1) != expected[:1] or await stream.read(len(expected) - 1) != expected[1:]:
+        raise FrameError("the other end does not speak multistream-select")
+
+
 async def propose(stream: Exact, protocol: str) -> None:
     """Ask for a protocol. Errors: :class:`ProtocolRefused`, :class:`FrameError`."""
     await stream.write(line(_HELLO) + line(protocol))
-    if await read_line(stream) != _HELLO:
-        raise FrameError("the other end does not speak multistream-select")
+    await _hear_hello(stream)
     if await read_line(stream) != protocol:
         raise ProtocolRefused(f"{protocol} is not served there")
 
@@ -65,8 +71,7 @@ async def agree(
     Errors: :class:`FrameError`, :class:`ProtocolRefused` where too many are asked for.
     """
     await stream.write(line(_HELLO))
-    if await read_line(stream) != _HELLO:
-        raise FrameError("the other end does not speak multistream-select")
+    await _hear_hello(stream)
     for _ in range(_QUESTIONS):
         asked = await read_line(stream)
         if asked == "ls":

@@ -181,9 +181,7 @@ class Network:
         Errors: :class:`PeerUnreachable`, :class:`PeerDenied`.
         """
         await trio.lowlevel.checkpoint()
-        while True:
-            if (found := self.best(peer)) is not None:
-                return found
+        while (found := self.best(peer)) is None:
             dial = self._dials.get(peer)
             if dial is None:
                 dial = self._dials[peer] = _Dial()
@@ -191,6 +189,7 @@ class Network:
             await dial.done.wait()
             if dial.error is not None:
                 raise type(dial.error)(dial.error.message)
+        return found
 
     async def _dial(self, peer: str, addresses: Sequence[Address] | None, dial: _Dial) -> None:
         try:
@@ -200,11 +199,24 @@ class Network:
             found = await self._dialler.reach(peer, known, all_=addresses is not None)
             await self._nursery.start(self.adopt, found)
             await self._greet(found)
+            self._note(found)
         except KwaaiError as error:
             dial.error = error
         finally:
             del self._dials[peer]
             dial.done.set()
+
+    def _note(self, connection: Connection) -> None:
+        """Note how a dial went. Errors: :class:`PeerUnreachable` where it is over already."""
+        address = connection.dialled or connection.address
+        if connection.is_up:
+            self.book.worked(address)
+            return
+        cause = "it closed the connection at once"
+        self.book.failed(address, cause)
+        raise PeerUnreachable(
+            f"{connection.peer} cannot be reached: {cause}; perhaps it denies this node"
+        )
 
     async def _greet(self, connection: Connection) -> None:
         if self.door is not None:
@@ -219,16 +231,20 @@ class Network:
         connection.ready.set()
         self.met(connection)
 
+    def serving(self, peer: str) -> int:
+        """How many streams of a peer are served now."""
+        return self._serving.get(peer, 0)
+
     # -- streams -------------------------------------------------------------------------------
 
     async def open(self, peer: str, protocol: str) -> ByteStream:
         """Errors: :class:`PeerUnreachable`, :class:`PeerDenied`, :class:`ProtocolRefused`."""
-        while True:
+        for last in (False, True):
             connection = await self.connected(peer)
             try:
                 return await connection.open(protocol)
             except PeerLost as error:
-                if connection.is_up:
+                if last or connection.is_up:
                     raise PeerUnreachable(error.message) from error
                 await connection.closed.wait()  # it broke just now: try on another
             except ProtocolRefused as error:
@@ -237,6 +253,7 @@ class Network:
                 ) from error
             except FrameError as error:
                 raise PeerUnreachable(f"{peer} cannot be talked to: {error.message}") from error
+        raise AssertionError("the last try returns or raises")
 
     @asynccontextmanager
     async def serve(

@@ -31,7 +31,7 @@ from kwaai_core import (
 )
 from kwaai_core.peering import DEADLINE, MAX_FRAME, StreamHandler
 from kwaai_lobe_libp2p import identify, listening
-from kwaai_lobe_libp2p.addresses import Address, parse, readable
+from kwaai_lobe_libp2p.addresses import Address, of_socket, parse, readable
 from kwaai_lobe_libp2p.connection import Connection, Handshake
 from kwaai_lobe_libp2p.data_channel import DataChannels, open_data_channels
 from kwaai_lobe_libp2p.directory import Directory, open_directory
@@ -65,7 +65,7 @@ class Libp2pTransport:
     ) -> None:
         self._identity = identity
         self._settings = settings
-        self._listeners = listeners
+        self._bound = [of_socket(one.socket.getsockname()) for one in listeners]
         self._nursery = nursery
         self.network = Network(identity.peer_id, handshake, settings, nursery, self._relayed)
         self.network.met = self._met
@@ -76,7 +76,7 @@ class Libp2pTransport:
     def addresses(self) -> Sequence[str]:
         """See :attr:`kwaai_core.Transport.addresses`."""
         peer = self._identity.peer_id
-        own = [f"{address.place}/p2p/{peer}" for address in listening.reachable(self._listeners)]
+        own = [f"{address.place}/p2p/{peer}" for address in listening.reachable(self._bound)]
         announced = [f"{parse(text).place}/p2p/{peer}" for text in self._settings.announce]
         return list(dict.fromkeys([*announced, *own]))
 
