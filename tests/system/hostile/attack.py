@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hostile import wire
+from hostile import channel, wire
 from hostile.inputs import Input
 from hostile.noise import Handshake
 from hostile.protobuf import varint
@@ -105,6 +105,13 @@ class Attacker:
                 await peer.ping()
                 return "reached"
         return "not asked"
+
+    async def _channel(self, given: Input) -> str:
+        async with self._dialled() as peer:
+            stream = await peer.open(given.protocol)
+            for _ in range(2):
+                await stream.line()
+            return await channel.come(stream, self._address[0], given.kind)
 
     async def _tcp(self, given: Input) -> str:
         async with wire.tcp(self._address, _source()) as tcp:

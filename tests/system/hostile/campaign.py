@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hostile import wire
 from hostile.attack import Attacker
+from hostile.channel import Breach
 from hostile.inputs import Input, make
 from hostile.protobuf import fields, read_varint
 from hostile.reporting import ECHO
@@ -75,7 +76,7 @@ async def campaign(
             await honest.visit()
             if settle:
                 await _settle(node, report.before, report)
-        except (Broken, NodeDied, trio.TooSlowError) as error:
+        except (Breach, Broken, NodeDied, trio.TooSlowError) as error:
             await _failed(report, node, error)
         nursery.cancel_scope.cancel()
     return report
@@ -83,7 +84,7 @@ async def campaign(
 
 async def _failed(report: Report, node: Subject, error: Exception) -> None:
     died = await node.ended()
-    what = "the node died" if died else f"the node fails an honest peer: {error!r}"
+    what = "the node died" if died else f"the node fails: {error!r}"
     report.failures.append(f"{what}\n{node.why()}")
 
 

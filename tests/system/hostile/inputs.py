@@ -16,13 +16,15 @@ from typing import Any, Literal
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from hostile.channel import KINDS
 from hostile.noise import claim
 from hostile.protobuf import field, fields, read_varint, varint
+from hostile.reporting import DATA
 from hostile.wire import MULTISTREAM, NOISE, YAMUX, frame, line
 
 TRAFFIC = Path(__file__).with_name("traffic.json")
 
-Layer = Literal["tcp", "handshake", "muxing", "yamux", "stream", "answer", "flood"]
+Layer = Literal["tcp", "handshake", "muxing", "yamux", "stream", "answer", "channel", "flood"]
 End = Literal["end", "reset", "hang"]
 
 
@@ -33,7 +35,8 @@ class Input:
     ``tcp``: to a fresh connection. ``handshake``: as the frames of noise; a part of the form
     ``claim:…`` is sealed as a sound third message that claims what follows. ``muxing``: sealed,
     where the muxer is agreed on. ``yamux``: in the place of frames. ``stream``: to a stream of
-    ``protocol``. ``answer``: to every stream that the node opens. ``flood``: see ``attack.py``.
+    ``protocol``. ``answer``: to every stream that the node opens. ``channel``: see ``channel.py``.
+    ``flood``: see ``attack.py``.
     """
 
     number: int
@@ -77,6 +80,8 @@ def make(seed: int, number: int, protocols: Sequence[str]) -> Input:
     rng = random.Random(f"{seed} {number}")
     if number % 500 == 250:
         return Input(number, rng.choice(FLOODS), "flood", protocol=rng.choice(protocols))
+    if number % 250 == 100 and DATA in protocols:
+        return Input(number, rng.choice(KINDS), "channel", protocol=DATA)
     makers, weights = zip(*_LAYERS, strict=True)
     maker: Maker = rng.choices(makers, weights)[0]
     return maker(number, rng, protocols)

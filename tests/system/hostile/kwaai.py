@@ -6,19 +6,20 @@ import ssl
 import sys
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from hostile.reporting import ECHO, TOPIC, reporting
+from hostile.channel import WELCOME
+from hostile.reporting import DATA, ECHO, TOPIC, reporting
 from kwaai_core import DataChannel, Stream, StreamEnded
 from kwaai_core.node import Node
 from kwaai_core.peering import StreamHandler
 from kwaai_core.testing.nodes import load_lobe, open_test_node
 
 SETTINGS: Mapping[str, Any] = {"libp2p": {"listen": ["/ip4/127.0.0.1/tcp/0"]}}
-DATA = "/kwaai/data/1"
 OPEN: Mapping[str, Any] = {**SETTINGS, "peers": {"open_to": "anyone"}}
 
 
@@ -52,8 +53,9 @@ def _shake(found: DataChannel) -> None:
         file.write(found.certificate + found.key)
         file.flush()
         context.load_cert_chain(file.name)
-    with contextlib.suppress(OSError):
-        context.wrap_socket(found.socket, server_side=True).close()
+    wrapped = partial(context.wrap_socket, found.socket, server_side=True)
+    with contextlib.suppress(OSError), wrapped() as tls:
+        tls.sendall(WELCOME)
 
 
 async def main(settings: Mapping[str, Any] = OPEN) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import trio
 
 from hostile.inputs import TRAFFIC, family
-from hostile.kwaai import DATA, OPEN, channel, echo
+from hostile.kwaai import OPEN, channel, echo
 from hostile.protobuf import read_varint
-from hostile.reporting import ECHO, TOPIC
+from hostile.reporting import DATA, ECHO, TOPIC
 from kwaai_core import Stream, Transport
 from kwaai_core.node import Node
 from kwaai_core.testing.nodes import load_lobe, open_test_node

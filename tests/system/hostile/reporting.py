@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import trio
 
 ECHO = "/kwaai/echo/1"
+DATA = "/kwaai/data/1"
 TOPIC = "/kwaai/hostile/1"
 
 
