@@ -16,7 +16,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
-from kwaai_core.errors import KwaaiError, LobeFailed, ModelLoading, ModelNotFound
+from kwaai_core.errors import (
+    KwaaiError,
+    LobeFailed,
+    ModelLoading,
+    ModelNotFound,
+    NoPeerAvailable,
+)
+from kwaai_core.openai.fields import Fields, flag, number, text
+from kwaai_core.openai.strict import load_object
 from kwaai_core.replies import Json, error_reply, routing_reply
 from kwaai_core.roles import Host
 from kwaai_core.security import Door, Limits, allowed_hosts
@@ -25,6 +33,7 @@ from kwaai_core.types import LobeStatus, ModelCard
 
 if TYPE_CHECKING:
     from kwaai_core.config import ServerSettings
+    from kwaai_core.door import Gate
 
 
 class Served(Host, Protocol):
@@ -33,6 +42,11 @@ class Served(Host, Protocol):
     @property
     def routes(self) -> Sequence[tuple[str, Sequence[BaseRoute]]]:
         """The routes of lobes, by the lobe's name."""
+        ...
+
+    @property
+    def gate(self) -> Gate:
+        """The door of its transport."""
         ...
 
     def ready(self) -> bool:
@@ -49,8 +63,9 @@ def build_app(
 ) -> Starlette:
     """The app of a node; ``local`` is the one on the Unix socket.
 
-    That one leaves out the check of Host and Origin, and answers ``/lobes``. ``calls`` is what
-    the calls being answered are kept in, so that whoever serves the app can end them.
+    That one leaves out the check of Host and Origin, and answers ``/lobes`` and ``/peers``.
+    ``calls`` is what the calls being answered are kept in, so that whoever serves the app can end
+    them.
     """
     generate = partial(Generate, node, settings, calls or Calls())
     routes: list[BaseRoute] = [
@@ -63,7 +78,11 @@ def build_app(
         *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
     if local:
-        routes.append(Route("/lobes", partial(_lobes, node)))
+        routes += [
+            Route("/lobes", partial(_lobes, node)),
+            Route("/peers", partial(_peers, node)),
+            Route("/peers/{command}", partial(_peers, node), methods=["POST"]),
+        ]
     hosts = None if local else allowed_hosts(settings.host)
     app = Starlette(
         routes=routes,
@@ -92,6 +111,33 @@ async def _ready(node: Served, request: Request) -> Response:
 
 async def _lobes(node: Served, request: Request) -> Response:
     return Json([asdict(status) for status in node.statuses()])
+
+
+async def _peers(node: Served, request: Request) -> Response:
+    transport, identity = node.transport, node.identity  # which raise where their lobes failed
+    if transport is None or identity is None:
+        raise NoPeerAvailable(
+            "no lobe here reaches other nodes: pip install kwaai-lobe-libp2p kwaai-lobe-identity, "
+            "and start the node again"
+        )
+    command = request.path_params.get("command")
+    if command is None:
+        return Json(await node.gate.peers())
+    asked = Fields(load_object(await request.body()))
+    peer, line = asked.take("peer", text, ""), asked.take("line", text, "")
+    if command == "invite":
+        seconds = asked.require("seconds", number(1, 366 * 86_400))
+        group, may = asked.require("group", text), asked.take("may_invite", flag, False)
+        made = identity.invite(group, transport.addresses, seconds=seconds, may_invite=may)
+        return Json(asdict(await made))
+    if command == "join":
+        return Json(asdict(await node.gate.join(line)))
+    if command == "ping":
+        return Json({"peer": peer, "rtt": await transport.ping(peer)})
+    if command not in ("block", "unblock"):
+        raise HTTPException(404)
+    await node.gate.block(peer, blocked=command == "block")
+    return Json({"peer": peer, "blocked": command == "block"})
 
 
 async def _models(node: Served, request: Request) -> Response:

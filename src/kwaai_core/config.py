@@ -57,13 +57,34 @@ class LogSettings:
     format: Literal["text", "json"] = "text"
 
 
+@dataclass(frozen=True, slots=True)
+class PeersSettings:
+    """The table ``[peers]``: with whom this node deals besides the members of its groups.
+
+    ``allow`` and ``deny`` are peer ids: dealt with in spite of no common group, and never.
+    """
+
+    open_to: Literal["members", "anyone"] = "members"
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for peer in (*self.allow, *self.deny):
+            if not PEER_ID.fullmatch(peer):
+                raise ValueError(f"{peer!r} is no peer id: it must be like 12D3KooW…, in full")
+
+
 CORE_TABLES: Mapping[str, type[Any]] = {
     "server": ServerSettings,
     "chat": ChatSettings,
     "log": LogSettings,
+    "peers": PeersSettings,
 }
 RESERVED = frozenset({*CORE_TABLES, "lobes", "roles"})
 """What stands at the top of ``kwaai.toml`` and belongs to no lobe."""
+
+PEER_ID = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
+"""What the peer id of an Ed25519 key looks like."""
 
 _VARIABLES = frozenset(f"KWAAI_{name}" for name in ("CONFIG", "LOBES", "STATE", "STRICT"))
 _SINGLE = tuple(role.value for role in RoleName if role not in MANY)

@@ -7,9 +7,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kwaai_core.errors import NoNode, cause_of
+from kwaai_core.errors import KwaaiError, NoNode, cause_of
 
 if TYPE_CHECKING:
     import httpx
@@ -55,6 +55,14 @@ def _client(state: Path, timeout: float | None) -> Iterator[httpx.Client]:
         raise NoNode(
             f"the node here ({state}) does not answer any more: {cause_of(error)}"
         ) from error
+
+
+def answered(response: httpx.Response) -> Any:
+    """The document of the node's answer. Errors: :class:`KwaaiError` with what the node says."""
+    document = response.json()
+    if response.is_error:
+        raise KwaaiError(document["error"]["message"])
+    return document
 
 
 def listener_on(port: int) -> str:

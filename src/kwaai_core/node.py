@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kwaai_core.config import Config
+from kwaai_core.config import Config, PeersSettings
+from kwaai_core.door import Gate
 from kwaai_core.errors import ConfigError, NodeRunning, cause_of
 from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of, statuses_of
 from kwaai_core.peering import Identity, Transport
@@ -97,6 +99,10 @@ class Node(_Roles):
     lobes: Sequence[Lobe]
     filled: dict[RoleName, list[Supervised]] = field(default_factory=dict)
     routes: list[tuple[str, Sequence[BaseRoute]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings = self.config.table("peers", PeersSettings)
+        self.gate = Gate(settings, self.config.state / "peers.json")
 
     def one(self, role: RoleName) -> Any:
         for supervised in self.filled.get(role, ()):
@@ -198,6 +204,8 @@ async def open_node(config: Config, lobes: Sequence[Lobe]) -> AsyncIterator[Node
             for role in _ORDER:
                 fillings = node.filled[role] = []
                 for lobe, offer in [(lobe, offer) for of, lobe, offer in filled if of is role]:
+                    if role is RoleName.TRANSPORT:
+                        offer = replace(offer, open=partial(node.gate.opened, offer))
                     supervised = Supervised(lobe.name, offer, retry)
                     host = _LobeHost(node, lobe.name, offer.name, _ORDER.index(role))
                     await stack.enter_async_context(supervised.supervised(host))

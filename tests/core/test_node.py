@@ -29,10 +29,11 @@ from kwaai_core.errors import NodeRunning
 from kwaai_core.hookspecs import hookimpl
 from kwaai_core.lobes import Lobe
 from kwaai_core.node import open_node
-from kwaai_core.testing.fakes import ScriptedExecutor
+from kwaai_core.testing import FakeIdentity, Network, ScriptedExecutor
 from kwaai_core.types import MANY, Intent
 
-SINGLE = [role for role in RoleName if role not in MANY]
+SINGLE = {*RoleName} - MANY - {RoleName.TRANSPORT}
+"""The single roles that need no other; a transport needs an identity."""
 
 
 @dataclass
@@ -66,12 +67,14 @@ def config(folder: Path, document: Mapping[str, Any] | None = None) -> Config:
 
 
 async def test_offers_open_in_the_order_of_the_roles_and_close_in_reverse(tmp_path: Path) -> None:
-    diary = Diary()
-    lobes = [diary.lobe(role.value, role.value) for role in reversed(RoleName)]
-    async with open_node(config(tmp_path), lobes):
-        assert diary.events == [f"open {role}" for role in RoleName]
-        diary.events.clear()
-    assert diary.events == [f"close {role}" for role in reversed(RoleName)]
+    diary, identity = Diary(), FakeIdentity()
+    async with Network().node(identity) as transport:
+        real = {RoleName.IDENTITY: identity, RoleName.TRANSPORT: transport}
+        lobes = [diary.lobe(role, role, filling=real.get(role)) for role in reversed(RoleName)]
+        async with open_node(config(tmp_path), lobes):
+            assert diary.events == [f"open {role}" for role in RoleName]
+            diary.events.clear()
+        assert diary.events == [f"close {role}" for role in reversed(RoleName)]
 
 
 async def test_a_single_role_is_one_object_and_the_others_are_lists(tmp_path: Path) -> None:
@@ -172,7 +175,7 @@ async def test_a_lobe_that_needs_a_failed_one_waits_for_it(tmp_path: Path) -> No
         assert status.cause == "broken failed: OSError: no disk"
 
 
-@pytest.mark.parametrize("role", SINGLE)
+@pytest.mark.parametrize("role", sorted(SINGLE))
 async def test_two_lobes_for_a_single_role_are_a_conflict(tmp_path: Path, role: RoleName) -> None:
     diary = Diary()
     lobes = [diary.lobe("b", role.value), diary.lobe("a", role.value)]

@@ -21,7 +21,7 @@ from kwaai_core.supervise import LONGEST_DELAY, OPEN_SECONDS
 STORM = 300.0
 """Seconds in which things go wrong."""
 
-CHAIN = [RoleName.IDENTITY, RoleName.TRANSPORT, RoleName.TRUST, RoleName.SETTLEMENT]
+CHAIN = [RoleName.IDENTITY, RoleName.TRUST, RoleName.SETTLEMENT, RoleName.EMBEDDER]
 
 
 @dataclass
@@ -127,11 +127,11 @@ async def test_reaching_to_the_right_is_said_and_stays_failed(
     async def open_(host: Host) -> AsyncIterator[object]:
         yield host.trust
 
-    lobes = [Lobe("eager", "1", object(), {RoleName.TRANSPORT: Offer("eager", open_)})]
+    lobes = [Lobe("eager", "1", object(), {RoleName.IDENTITY: Offer("eager", open_)})]
     async with open_node(Config(tmp_path / "kwaai.toml", tmp_path / "state"), lobes) as node:
         await trio.sleep(300)
         (status,) = [status for status in node.statuses() if status.lobe == "eager"]
         assert status.state == "failed"
         assert "“eager” reaches for the role trust, which opens after" in status.cause
         with pytest.raises(LobeFailed):
-            _ = node.transport
+            _ = node.identity

@@ -158,6 +158,7 @@ class FakeNode:
         self.router: Any = OneRouter(self.executor)
         self.routes: Sequence[tuple[str, Sequence[Any]]] = ()
         self.lobes: list[LobeStatus] = [LobeStatus("fake", "0.1.0", "executor", "fake", "ready")]
+        self.gate: Any = None
         self.identity = self.transport = self.trust = self.settlement = self.embedder = None
         self.catalogs: Sequence[Any] = ()
         self.stores: Sequence[Any] = ()

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from kwaai_core.cli.chat import chat
+from kwaai_core.cli.peers import peers
 from kwaai_core.cli.run import run
 from kwaai_core.cli.show import config, lobes
 from kwaai_core.errors import ConfigError, KwaaiError, cause_of
@@ -39,7 +40,7 @@ def version_(as_json: bool) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in versions.items()))
 
 
-for command in (run, chat, lobes, config):
+for command in (run, chat, peers, lobes, config):
     cli.add_command(command)
 
 

@@ -16,6 +16,7 @@ import click
 
 from kwaai_core.cli.setting_up import prepare
 from kwaai_core.errors import KwaaiError, leaf
+from kwaai_core.local import answered
 
 if TYPE_CHECKING:
     import httpx
@@ -74,18 +75,11 @@ def chat(
 def _model(client: httpx.Client, wanted: str) -> str:
     if wanted:
         return wanted
-    models = _checked(client.get("/v1/models"))["data"]
+    models = answered(client.get("/v1/models"))["data"]
     if not models:
         raise KwaaiError("there is no model here: pip install kwaai-lobe-llama kwaai-lobe-smollm2")
     with_weights = [model for model in models if model["kwaai"]["digest"]]
     return str((with_weights or models)[0]["id"])
-
-
-def _checked(response: httpx.Response) -> Any:
-    document = response.json()
-    if response.is_error:
-        raise KwaaiError(document["error"]["message"])
-    return document
 
 
 @dataclass
@@ -155,7 +149,7 @@ class _Dialogue:
         with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
             if response.is_error:
                 response.read()
-                _checked(response)
+                answered(response)
             for line in response.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
