@@ -67,7 +67,7 @@ async def campaign(
     """
     report = Report()
     async with subject(kind, folder) as node, trio.open_nursery() as nursery:
-        honest = Honest(node, nursery, report, echoes=kind != "closed")
+        honest = Honest(node, nursery, report, stranger=kind == "closed")
         try:
             await honest.arrive()
             report.before = await node.load()
@@ -89,13 +89,16 @@ async def _failed(report: Report, node: Subject, error: Exception) -> None:
 
 
 class Honest:
-    """A peer that stays connected all the time, and wants its pings answered."""
+    """A peer that stays connected all the time, and wants its pings answered.
+
+    As a stranger, to a node for members alone, it is answered pings and no more.
+    """
 
     def __init__(
-        self, node: Subject, nursery: trio.Nursery, report: Report, *, echoes: bool
+        self, node: Subject, nursery: trio.Nursery, report: Report, *, stranger: bool
     ) -> None:
         self._node, self._nursery, self._report = node, nursery, report
-        self._echoes = echoes
+        self._stranger = stranger
         self._key = Ed25519PrivateKey.generate()
 
     async def arrive(self) -> None:
@@ -120,6 +123,8 @@ class Honest:
 
     async def ping(self) -> None:
         """One round trip of libp2p's ping. Errors: Broken, TooSlowError."""
+        if self._stranger and self._peer.broken.is_set():  # strangers may not stay
+            await self.arrive()
         with trio.fail_after(_HONEST_S):
             began = trio.current_time()
             await self._pings.write(bytes(32))
@@ -133,8 +138,8 @@ class Honest:
             key = Ed25519PrivateKey.generate()
             peer = await wire.dial(self._nursery, self._node.address, key)
             try:
-                stream = await self._opened(peer, ECHO if self._echoes else PING)
-                said = bytes([0, 0, 0, 28]) + bytes(28) if self._echoes else bytes(32)
+                stream = await self._opened(peer, PING if self._stranger else ECHO)
+                said = bytes(32) if self._stranger else bytes([0, 0, 0, 28]) + bytes(28)
                 await stream.write(said)
                 if await stream.exactly(32) != said:
                     raise Broken("the echo is not what was said")
