@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
@@ -152,6 +153,38 @@ async def test_a_living_publisher_keeps_it_alive_and_the_newest_wins(
         again = await nodes[1].directory.lookup(nodes[0].peer, "status", seconds=5)
         assert again is not None and again.body == b"new"
         assert again.sequence > record.sequence
+
+
+async def test_of_two_who_publish_at_once_the_later_counts(
+    autojump_clock: MockClock, network: Network
+) -> None:
+    async with swarm(network, 3) as nodes:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                for body in (b"first", b"second", b"third"):
+                    nursery.start_soon(partial(publish, nodes[0], body))
+                    await trio.testing.wait_all_tasks_blocked()
+        record = await nodes[1].directory.lookup(nodes[0].peer, "status", seconds=5)
+        assert record is not None and record.body == b"third"
+
+
+async def publish(node: Node, body: bytes) -> None:
+    await node.directory.publish("status", body, seconds=60)
+
+
+async def test_newcomers_come_to_hold_what_was_published_before(
+    autojump_clock: MockClock, network: Network
+) -> None:
+    async with swarm(network, 2) as nodes:
+        await nodes[0].directory.publish("status", b"here", seconds=6000)
+        async with opened(network, "new") as new, opened(network, "newer") as newer:
+            for one in (new, newer):
+                await one.transport.connect(nodes[1].transport.addresses)
+            await trio.sleep(5)
+            for node in nodes:
+                network.kill(node.peer)
+            record = await newer.directory.lookup(nodes[0].peer, "status", seconds=5)
+            assert record is not None and record.body == b"here"
 
 
 async def test_what_reached_nobody_is_told_again_to_who_comes(
@@ -301,8 +334,7 @@ async def test_a_record_kept_under_another_key_is_not_believed(
     async with opened(network, "liar") as liar, opened(network, "asker") as asker:
         await asker.transport.connect(liar.transport.addresses)
         lie = made(liar, network, name="other", body=b"a lie")
-        liar.directory._own_at = lambda key: [lie]  # type: ignore[method-assign]
-        liar.directory.kademlia._own = lambda key: [lie]
+        liar.directory.kademlia.own = lambda key: [lie]
         assert await asker.directory.lookup(liar.peer, "status", seconds=5) is None
         assert await asker.directory.lookup(liar.peer, "other", seconds=5) is not None
 

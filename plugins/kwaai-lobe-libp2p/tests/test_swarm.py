@@ -95,7 +95,7 @@ async def test_liars_are_asked_and_not_believed(nodes: Nodes) -> None:
             asked.append(key)
             return lies
 
-        hostile.transport.directory.kademlia._own = lie
+        hostile.transport.directory.kademlia.own = lie
         found = await one.transport.lookup(two.peer, "status")
         assert found is not None and found.body == b"true"
         assert found.sequence < 1 << 60

@@ -16,7 +16,8 @@ from kwaai_core import Broadcast, Busy, FrameError, NotVerified, PeerLost, Reque
 from kwaai_core.testing.identities import FakeIdentity
 from kwaai_core.testing.network import Line, MemoryTransport, Network
 from kwaai_lobe_libp2p import gossip
-from kwaai_lobe_libp2p.topics import KEPT, OWN_BURST, PUSHED, Subscription, Topics, open_topics
+from kwaai_lobe_libp2p.neighbours import KEPT, Subscription
+from kwaai_lobe_libp2p.topics import OWN_BURST, PUSHED, Topics, open_topics
 
 ME = FakeIdentity("me")
 NOW = 1_800_000_000.0

@@ -11,7 +11,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -19,9 +18,10 @@ import trio
 from kwaai_core import DeadlinePassed, Identity, KwaaiError, Link, NotVerified, PeerLost, Stream
 from kwaai_core.peering import StreamHandler
 from kwaai_lobe_libp2p import messages
+from kwaai_lobe_libp2p.lookup import Lookup
 from kwaai_lobe_libp2p.rates import Rates
 from kwaai_lobe_libp2p.shelf import Shelf
-from kwaai_lobe_libp2p.statements import Statement, addresses_in, distance, position_of, unseal
+from kwaai_lobe_libp2p.statements import Statement, addresses_in, position_of, unseal
 from kwaai_lobe_libp2p.table import BUCKET, Contact, Table
 
 AT_ONCE = 6
@@ -59,75 +59,33 @@ class Streams(Protocol):
     ) -> AbstractAsyncContextManager[None]: ...
 
 
-@dataclass(slots=True)
-class Lookup:
-    """What a lookup has found: statements under its key, and the peers that answered.
-
-    ``silent`` are those that did not; ``cut_short``: it ended before the nearest of all answered.
-    """
-
-    key: bytes
-    width: int
-    known: dict[str, Contact] = field(default_factory=dict)
-    asking: set[str] = field(default_factory=set)
-    answered: set[str] = field(default_factory=set)
-    silent: set[str] = field(default_factory=set)
-    statements: dict[tuple[str, str], Statement] = field(default_factory=dict)
-    holders: int = 0
-    cut_short: bool = False
-
-    def learn(self, contact: Contact) -> None:
-        self.known.setdefault(contact.peer, contact)
-
-    def add(self, statement: Statement) -> None:
-        place = (statement.peer, statement.kind)
-        if statement.key == self.key and statement.replaces(self.statements.get(place)):
-            self.statements[place] = statement
-
-    def nearest(self) -> list[Contact]:
-        """The nearest that have answered or still may."""
-        there = (contact for peer, contact in self.known.items() if peer not in self.silent)
-        return sorted(there, key=lambda one: distance(one.position, self.key))[: self.width]
-
-    def next(self) -> Contact | None:
-        """Whom to ask next, None for nobody now."""
-        tried = self.asking | self.answered
-        return next((one for one in self.nearest() if one.peer not in tried), None)
-
-    def holding(self) -> list[Contact]:
-        """The nearest that have answered."""
-        return [contact for contact in self.nearest() if contact.peer in self.answered]
-
-
 class Kademlia:
     """This node in the network of the directory: asks others, and answers them.
 
-    ``card`` makes this node's own contact and ``own`` gives its own statements under a key;
-    ``learn`` is told the addresses of others, ``met`` of a contact that is new; ``allows`` says
-    whom the door lets in, so who is asked; ``now`` is the time in seconds since 1970.
+    ``card`` makes this node's own contact, ``learn`` is told the addresses of others; ``allows``
+    says whom the door lets in, so who is asked; ``now`` is the time in seconds since 1970.
+    To be set: ``own`` gives this node's statements under a key, ``met`` is told of new contacts.
     """
 
     def __init__(
         self,
         identity: Identity,
         streams: Streams,
-        *,
         card: Callable[[], Awaitable[Statement | None]],
-        own: Callable[[bytes], Sequence[Statement]],
+        *,
         learn: Callable[[str, Sequence[str]], None],
-        met: Callable[[Contact], None],
         allows: Callable[[str, str], bool],
         now: Callable[[], float],
     ) -> None:
+        self.own: Callable[[bytes], Sequence[Statement]] = lambda key: ()
+        self.met: Callable[[Contact], None] = lambda contact: None
         self.position = position_of(identity.peer_id)
         self.table = Table(identity.peer_id, clock=trio.current_time)
         self.shelf = Shelf(self.position)
         self._identity = identity
         self._streams = streams
         self._card = card
-        self._own = own
         self._learn = learn
-        self._met = met
         self._allows = allows
         self._now = now
         self._cards: OrderedDict[str, Statement] = OrderedDict()
@@ -154,7 +112,7 @@ class Kademlia:
         for link in self._streams.links():
             if self._allows(link.peer, messages.PROTOCOL):
                 lookup.learn(Contact(link.peer, position_of(link.peer), None, 0.0))
-        for statement in (*self.shelf.at(key, self._now()), *self._own(key)):
+        for statement in (*self.shelf.at(key, self._now()), *self.own(key)):
             lookup.add(statement)
         changed = trio.lowlevel.ParkingLot()
         with trio.move_on_after(seconds) as scope:
@@ -249,7 +207,7 @@ class Kademlia:
             await stream.end(seconds=ASK)
 
     async def _answer(self, peer: str, question: messages.Find) -> bytes:
-        statements = [*self._own(question.key), *self.shelf.at(question.key, self._now())]
+        statements = [*self.own(question.key), *self.shelf.at(question.key, self._now())]
         near = [one for one in self.table.nearest(question.key, BUCKET + 1) if one.peer != peer]
         cards = [contact.card for contact in near if contact.card is not None]
         fresh = [card for card in cards if card.expires > self._now()]
@@ -283,7 +241,7 @@ class Kademlia:
             self._learn(peer, addresses_in(card))
         told = card is not None and addresses_in(card)
         if (told or not dialable) and self.table.heard(peer, card):
-            self._met(Contact(peer, position_of(peer), card, trio.current_time()))
+            self.met(Contact(peer, position_of(peer), card, trio.current_time()))
 
     async def _believed(self, sealed: Sequence[object]) -> Sequence[Statement]:
         """Those of an answer's statements that hold. Errors: :class:`NotVerified` for many bad."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
@@ -22,15 +22,12 @@ from kwaai_core import Broadcast, Busy, FrameError, Identity, KwaaiError, Link, 
 from kwaai_core.peering import StreamHandler
 from kwaai_lobe_libp2p import gossip
 from kwaai_lobe_libp2p.gossip import Message
+from kwaai_lobe_libp2p.neighbours import Neighbour, Subscription
 from kwaai_lobe_libp2p.rates import Rates
 from kwaai_lobe_libp2p.tasks import background
 
 PUSHED = 8
 """To how many neighbours a message goes at once; the others are told that it is there."""
-
-KEPT = 64
-"""How many messages wait for a slow reader, or for a slow neighbour; more, and it loses the oldest.
-"""
 
 LOOK = 0.25
 """How many seconds pass between two looks at who is connected, and between two lists of ids."""
@@ -66,69 +63,6 @@ class Streams(Protocol):
     def serve(
         self, protocol: str, handler: StreamHandler, *, max_frame: int
     ) -> AbstractAsyncContextManager[None]: ...
-
-
-class Subscription(trio.abc.ReceiveChannel[Broadcast]):
-    """The messages on one topic, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._messages: deque[Broadcast] = deque(maxlen=KEPT)
-        self._closed = False
-        self._lot = trio.lowlevel.ParkingLot()
-
-    def put(self, message: Broadcast) -> None:
-        self._messages.append(message)
-        self._lot.unpark()
-
-    async def receive(self) -> Broadcast:
-        """The next message. Errors: trio.ClosedResourceError once the subscription is over."""
-        await trio.lowlevel.checkpoint()
-        while not self._messages or self._closed:
-            if self._closed:
-                raise trio.ClosedResourceError("the subscription is over")
-            await self._lot.park()
-        return self._messages.popleft()
-
-    def close(self) -> None:
-        self._closed = True
-        self._lot.unpark_all()
-
-    async def aclose(self) -> None:
-        self.close()
-        await trio.lowlevel.checkpoint()
-
-
-class Neighbour:
-    """A connected peer that takes part: what it subscribes to, and what is to be sent to it."""
-
-    def __init__(self, peer: str) -> None:
-        self.peer = peer
-        self.topics: frozenset[str] = frozenset()
-        self.listening: trio.CancelScope | None = None
-        self.speaking: trio.CancelScope | None = None
-        self.subscribed: bytes | None = None
-        self._frames: deque[bytes] = deque(maxlen=KEPT)
-        self._ids: deque[bytes] = deque(maxlen=gossip.MAX_IDS)
-        self._changed = trio.Event()
-
-    def push(self, frame: bytes) -> None:
-        self._frames.append(frame)
-        self._changed.set()
-
-    def tell(self, identity: bytes) -> None:
-        self._ids.append(identity)
-
-    def flush(self) -> None:
-        """Tell of the messages that were not pushed."""
-        if self._ids:
-            self.push(gossip.having(list(self._ids)))
-            self._ids.clear()
-
-    async def next(self) -> bytes:
-        while not self._frames:
-            self._changed = trio.Event()
-            await self._changed.wait()
-        return self._frames.popleft()
 
 
 class Topics:
@@ -224,23 +158,20 @@ class Topics:
             links = self._streams.links()
             # what is said on topics is for those whom the door lets in, whoever dialled
             linked = {link.peer for link in links if self._allows(link.peer, gossip.PROTOCOL)}
+            mine = gossip.subscriptions(self._subscriptions)
             for peer in linked:
                 neighbour = self._neighbours.setdefault(peer, Neighbour(peer))
                 if neighbour.speaking is None:
                     neighbour.speaking = trio.CancelScope()
                     self._nursery.start_soon(self._speak, neighbour, neighbour.speaking)
-                self._say_topics(neighbour)
+                if neighbour.subscribed not in (None, mine):
+                    neighbour.subscribed = mine
+                    neighbour.push(mine)
                 neighbour.flush()
             for peer in [peer for peer in self._neighbours if peer not in linked]:
                 self._leave(self._neighbours.pop(peer))
             self._forget()
             await trio.sleep(LOOK * random.uniform(0.8, 1.2))
-
-    def _say_topics(self, neighbour: Neighbour) -> None:
-        mine = gossip.subscriptions(self._subscriptions)
-        if neighbour.subscribed not in (None, mine):
-            neighbour.subscribed = mine
-            neighbour.push(mine)
 
     def _leave(self, neighbour: Neighbour) -> None:
         for scope in (neighbour.speaking, neighbour.listening):
