@@ -124,10 +124,11 @@ class Gate:
         if self._shut(peer):
             raise PeerDenied(f"{peer} is blocked here: kwaai peers unblock, or [peers] deny")
         try:
-            with suppress(ProtocolRefused):  # it is no kwaai: who is open to anyone deals with it
-                await self._hello(peer)
+            await self._hello(peer)
         except KwaaiError as error:
-            raise PeerDenied(f"{peer} and this node have not met: {error.message}") from error
+            self._met.pop(peer, None)
+            if not (isinstance(error, ProtocolRefused) and self.admits(peer)):
+                raise PeerDenied(f"{peer} and this node have not met: {error.message}") from error
         if not self.admits(peer) and peer not in self._inviters:
             raise PeerDenied(f"{peer} is in no group of this node: kwaai peers invite, or join")
 

@@ -216,7 +216,7 @@ async def test_a_stranger_that_has_dialled_is_not_used(
         stranger.serve(ECHO, echo),
     ):
         await stranger.connect(one.role.addresses)
-        with pytest.raises(PeerDenied, match="in no group of this node"):
+        with pytest.raises(PeerDenied, match="have not met: .* does not serve /kwaai/hello/1"):
             await says(one.role, stranger.peer)
 
 
@@ -231,6 +231,22 @@ async def test_a_member_that_has_dialled_and_not_said_hello_is_asked(
         assert not one.gate.admits(two.peer)
         two.raw.guard(two.gate)
         await says(one.role, two.peer)
+
+
+async def test_who_was_a_member_and_does_not_say_hello_any_more_is_none(
+    world: World, autojump_clock: MockClock
+) -> None:
+    one_, other = world.identity("one"), world.identity("other")
+    befriend(one_, other)
+    async with world.node(one_) as one:
+        async with world.node(other, "two") as two:
+            await one.role.connect(two.role.addresses)
+        assert one.gate.admits(other.peer_id)
+        await trio.sleep(1)
+        async with world.stranger(identity=other) as silent:
+            with pytest.raises(PeerDenied, match="have not met: .* does not serve /kwaai/hello/1"):
+                await one.role.connect(silent.addresses)
+        assert not one.gate.admits(other.peer_id)
 
 
 async def test_an_acquaintance_is_renewed_before_it_ends(
@@ -553,7 +569,11 @@ async def test_an_inviter_that_is_away_or_lies_is_an_error(
             await stream.receive()
             await stream.send(b"welcome")
 
-        async with liar.serve(JOIN, lie), liar.serve(ECHO, echo):
+        async def show(stream: Stream) -> None:
+            await stream.receive()
+            await stream.send(liar.identity.introduce())
+
+        async with liar.serve(HELLO, show), liar.serve(JOIN, lie), liar.serve(ECHO, echo):
             with pytest.raises(NotVerified):
                 await one.gate.join(made.line)
             with pytest.raises(PeerDenied):

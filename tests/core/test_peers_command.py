@@ -97,7 +97,11 @@ def home(kwaai_home: Path, kwaai: Kwaai) -> Home:
 async def test_invite_and_join_and_both_show_each_other(home: Home) -> None:
     owned = FakeIdentity("one", owner=fake_owner("Ada Lovelace"))
     async with home.runs("one", owned) as one, home.runs("two") as two:
-        assert await one.works("ls") == ""
+        assert await one.peers("ls") == (
+            0,
+            "",
+            "no peers: kwaai peers invite here, and kwaai peers join there\n",
+        )
         code, line, err = await one.peers("invite", "--group", "club", "--for", "30m")
         assert code == 0
         assert line.count("\n") == 1

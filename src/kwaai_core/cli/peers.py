@@ -34,6 +34,8 @@ def ls(as_json: bool) -> None:
     """Show the peers that are connected, known as members, or blocked."""
     found = _ask()
     _say(found, as_json, "\n".join(map(_text, found)))
+    if not found:
+        click.echo("no peers: kwaai peers invite here, and kwaai peers join there", err=True)
 
 
 @peers.command()
