@@ -221,6 +221,8 @@ class Config:
         _ = self.lobes, self.roles
         warnings = [*self._strange_variables(known, broken)]
         for name in self.document.keys() - known.keys() - RESERVED - {*broken}:
+            if not isinstance(self.document[name], Mapping):
+                raise ConfigError(f"{self.file}: {name}: {_nearest(name, ['lobes'], 'key')}")
             if difflib.get_close_matches(name, [*known, *RESERVED], 1, 0.75):
                 raise ConfigError(
                     f"{self.file}: {name}: {_nearest(name, [*known, *RESERVED], 'table')}"
@@ -310,6 +312,7 @@ def _convert(value: Any, kind: Any, place: str, source: object) -> Any:
     if kind is int and isinstance(value, str) and _SIZE.fullmatch(value):
         return parse_size(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        size = "a whole number, or a size like 512MiB"
+        words = {int: size, float: "a number", str: "a text", bool: "true or false"}
         raise ConfigError(f"{source}: {place} = {value!r}: must be {words.get(kind, kind)}")
     return value

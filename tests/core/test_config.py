@@ -108,9 +108,9 @@ def test_values_that_fit(key: str, value: Any, read_as: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "must"),
     [
-        ("count", "many", "must be a whole number"),
-        ("count", True, "must be a whole number"),
-        ("count", 1.5, "must be a whole number"),
+        ("count", "many", "must be a whole number, or a size like 512MiB"),
+        ("count", True, "must be a whole number, or a size like 512MiB"),
+        ("count", 1.5, "must be a whole number, or a size like 512MiB"),
         ("share", "x", "must be a number"),
         ("share", False, "must be a number"),
         ("name", 1, "must be a text"),
@@ -120,7 +120,7 @@ def test_values_that_fit(key: str, value: Any, read_as: Any) -> None:
         ("paths", [1], "must be a text"),
         ("mode", "c", "must be one of a, b"),
         ("mode", ["a"], "must be one of a, b"),
-        ("limit", "x", "must be a whole number"),
+        ("limit", "x", "must be a whole number, or a size like 512MiB"),
     ],
 )
 def test_values_that_do_not_fit(key: str, value: Any, must: str) -> None:
@@ -343,3 +343,14 @@ def test_every_single_role_is_documented() -> None:
     section = PAGE.read_text().split("## `[roles]`")[1].split("\n## ")[0]
     for role in ("identity", "transport", "trust", "settlement", "embedder", "router"):
         assert f"`{role}`" in section
+
+
+def test_a_value_at_the_top_is_a_key_and_no_table() -> None:
+    for key in ("prot", "lobs"):
+        with pytest.raises(ConfigError, match=f"{key}: there is no such key"):
+            config({key: 9}).check({})
+
+
+def test_a_size_is_named_where_a_number_is_wanted() -> None:
+    with pytest.raises(ConfigError, match="a whole number, or a size like 512MiB"):
+        read("3 bananas", "count")
