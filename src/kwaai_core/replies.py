@@ -39,7 +39,8 @@ def routing_reply(method: str, path: str, error: HTTPException) -> Json:
     allowed = (error.headers or {}).get("Allow", "")
     methods = ", ".join(sorted(allowed.replace(",", " ").split()))
     message = {
-        404: f"there is nothing at {path}; see /v1/models, /v1/chat/completions, /health",
+        404: f"there is nothing at {path}; see /v1/models, /v1/chat/completions, "
+        "/v1/completions, /health, /ready",
         405: f"{path} does not take {method}: use {methods}",
     }.get(error.status_code, error.detail)
     reply = error_reply(RequestError(message), error.status_code)

@@ -1,6 +1,8 @@
 """Take a JSON object apart, field by field; what nobody took is refused by name."""
 
+import json
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import TypeVar
 
 from kwaai_core.errors import RequestError, UnsupportedParameter
@@ -19,15 +21,18 @@ class Fields:
         if not isinstance(value, dict):
             raise RequestError(f"{at or 'the body'} must be an object", param=at or None)
         self._left = dict(value)
+        self._known: set[str] = set()
         self._prefix = f"{at}." if at else ""
 
     def take(self, name: str, read: Reader[T], default: D) -> T | D:
         """The field as ``read`` understands it, or the default where it is absent or null."""
+        self._known.add(name)
         value = self._left.pop(name, None)
         return default if value is None else read(value, self._prefix + name)
 
     def require(self, name: str, read: Reader[T]) -> T:
         """The field, which must be there."""
+        self._known.add(name)
         value = self._left.pop(name, None)
         if value is None:
             raise RequestError(f"{self._prefix}{name} is missing", param=self._prefix + name)
@@ -43,10 +48,13 @@ class Fields:
         for name, value in self._left.items():
             at = self._prefix + brief(name)
             if name not in neutral:
-                raise UnsupportedParameter(f"this node has no parameter {at}", param=at)
+                near = get_close_matches(name, self._known | neutral.keys(), 1, 0.75)
+                hint = f"; did you mean {self._prefix}{near[0]}?" if near else ""
+                raise UnsupportedParameter(f"this node has no parameter {at}{hint}", param=at)
             if value is not None and not any(_same(value, it) for it in neutral[name]):
+                only = "".join(f", or give {json.dumps(it)}" for it in neutral[name][:1])
                 raise UnsupportedParameter(
-                    f"{at} is not supported by this node yet: leave it out", param=at
+                    f"{at} is not supported by this node yet: leave it out{only}", param=at
                 )
 
 
