@@ -106,6 +106,10 @@ async def _ready(node: Served, request: Request) -> Response:
     for status in node.statuses():
         if status.role in ("executor", "router") and status.state in ("failed", "waiting"):
             raise LobeFailed(status.lobe, status.cause, retry_after=5)
+    if not node.executors:
+        raise NoPeerAvailable(
+            "no executor is installed: pip install kwaai-lobe-llama, and start the node again"
+        )
     raise ModelLoading("no executor is ready yet: it is opening, or loads its model", retry_after=1)
 
 
@@ -126,6 +130,8 @@ async def _peers(node: Served, request: Request) -> Response:
     asked = Fields(load_object(await request.body()))
     peer, line = asked.take("peer", text, ""), asked.take("line", text, "")
     if command == "invite":
+        if not transport.addresses:
+            raise NoPeerAvailable("this node listens nowhere, so nobody could join it")
         seconds = asked.require("seconds", number(1, 366 * 86_400))
         group, may = asked.require("group", text), asked.take("may_invite", flag, False)
         made = identity.invite(group, transport.addresses, seconds=seconds, may_invite=may)
@@ -154,7 +160,7 @@ async def _model(node: Served, request: Request) -> Response:
 
 
 async def _cards(node: Served) -> Sequence[ModelCard]:
-    """What the executors that work can run; an id counts for the first that has it."""
+    """What the executors that work can run, first what has weights; an id counts for the first."""
     cards: dict[str, ModelCard] = {}
     for executor in node.executors:
         try:
@@ -164,7 +170,7 @@ async def _cards(node: Served) -> Sequence[ModelCard]:
             continue
         for card in found:
             cards.setdefault(card.id, card)
-    return tuple(cards.values())
+    return sorted(cards.values(), key=lambda card: not card.digest)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

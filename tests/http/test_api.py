@@ -1,6 +1,7 @@
 """The endpoints that answer in one document, and the table of errors."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from kwaai_core.errors import (
     UpstreamLost,
     WorkerLost,
 )
-from kwaai_core.types import Delta, LobeStatus, Message, Usage
+from kwaai_core.types import Delta, LobeStatus, Message, ModelCard, Usage
 
 from .conftest import CARD, LAST, FakeNode, Served, chat_body, serving
 
@@ -318,3 +319,37 @@ async def test_each_answer_has_an_id_of_its_own(served: Served) -> None:
         answers = [await client.post(CHAT, json=chat_body()) for _ in range(2)]
     assert len({a.json()["id"] for a in answers}) == 2
     assert len({a.headers["x-request-id"] for a in answers}) == 2
+
+
+async def test_models_without_weights_are_listed_last(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = replace(CARD, id="bare", digest="")
+
+    async def models() -> list[ModelCard]:
+        return [bare, CARD]
+
+    monkeypatch.setattr(served.executor, "models", models)
+    async with served.client() as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+    assert [one["id"] for one in listed] == [CARD.id, "bare"]
+
+
+async def test_not_ready_without_an_executor_says_what_to_install(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.executor.is_ready = False
+    monkeypatch.setattr(FakeNode, "executors", ())
+    async with served.client() as client:
+        error = error_of(await client.get("/ready"), 503, "no_peer_available")
+    assert "pip install" in error["message"]
+
+
+async def test_what_is_missed_by_a_letter_is_named(served: Served) -> None:
+    async with served.client() as client:
+        missed = await client.post(CHAT, json=chat_body(temprature=1))
+        two = await client.post(CHAT, json=chat_body(n=2))
+        nowhere = await client.get("/v1")
+    assert "did you mean temperature?" in missed.json()["error"]["message"]
+    assert "or give 1" in two.json()["error"]["message"]
+    assert "/v1/completions" in nowhere.json()["error"]["message"]
