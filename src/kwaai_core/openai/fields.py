@@ -48,7 +48,7 @@ class Fields:
         for name, value in self._left.items():
             at = self._prefix + brief(name)
             if name not in neutral:
-                near = get_close_matches(name, self._known | neutral.keys(), 1, 0.75)
+                near = get_close_matches(brief(name), self._known | neutral.keys(), 1, 0.75)
                 hint = f"; did you mean {self._prefix}{near[0]}?" if near else ""
                 raise UnsupportedParameter(f"this node has no parameter {at}{hint}", param=at)
             if value is not None and not any(_same(value, it) for it in neutral[name]):
