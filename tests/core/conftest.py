@@ -53,6 +53,7 @@ def kept_logging() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("kwaai_core.supervise").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

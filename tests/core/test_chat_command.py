@@ -33,6 +33,10 @@ COUNTING = """
             return super().answer(request)
     yield Counting()
 """
+BARE = """
+    from kwaai_core import ModelCard
+    yield ScriptedExecutor(cards=[ModelCard("bare", blocks=1)])
+""".strip()
 SAYS = "One two three four five"
 
 
@@ -140,3 +144,33 @@ def test_a_dialogue_ends_when_its_node_is_gone(kwaai_home: Path, install: Instal
             assert dialogue.wait_for_end() == 1
     assert "does not answer any more" in dialogue.shown
     assert "Traceback" not in dialogue.shown
+
+
+def test_a_model_without_weights_does_not_stand_in_for_a_lobe_that_failed(
+    kwaai: Kwaai, install: Install
+) -> None:
+    install("able", LOBE.format(body=BARE).replace('"fake"', '"able"'))
+    install("fake", LOBE.format(body="raise OSError('no disk')\n    yield"))
+    code, out, err = kwaai("chat", "--lobes", "able,fake", "-p", "hello")
+    assert (code, out) == (1, "")
+    assert err.startswith("error: the lobe “fake” failed: OSError: no disk")
+    assert err.count("no disk") == 1
+    assert kwaai("chat", "--lobes", "able", "-p", "hello")[:2] == (0, f"{SAYS}\n")
+
+
+def test_a_lobe_that_cannot_be_imported_is_named_before_any_advice(
+    kwaai: Kwaai, install: Install
+) -> None:
+    install("fake", "import nowhere_to_be_found\n# provide_executor")
+    code, out, err = kwaai("chat", "--lobes", "fake", "-p", "hello")
+    assert (code, out) == (1, "")
+    assert "the lobe “fake” failed: ModuleNotFoundError" in err
+
+
+def test_input_that_is_not_utf8_is_refused(kwaai: Kwaai, monkeypatch: pytest.MonkeyPatch) -> None:
+    for errors in ("strict", "surrogateescape"):
+        raw = io.TextIOWrapper(io.BytesIO(b"\xff\xfe\x00"), "utf-8", errors)
+        monkeypatch.setattr("sys.stdin", raw)
+        code, out, err = kwaai("chat", "-n", "5")
+        assert (code, out) == (2, "")
+        assert "standard input is not UTF-8" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kwaai_core.cli.setting_up import prepare
-from kwaai_core.errors import KwaaiError, leaf
+from kwaai_core.errors import KwaaiError, LobeFailed, leaf
 from kwaai_core.local import answered
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def chat(
         raise click.UsageError("there are two prompts: one after MODEL, and one with -p")
     prompt = " ".join(words) or prompt
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read()
+        try:
+            prompt = sys.stdin.read()
+            prompt.encode()
+        except UnicodeError:
+            raise click.UsageError("standard input is not UTF-8: convert it first") from None
         if not prompt.strip():
             raise click.UsageError("standard input is empty: give a prompt with -p, or type one")
     given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
@@ -76,10 +81,13 @@ def _model(client: httpx.Client, wanted: str) -> str:
     if wanted:
         return wanted
     models = answered(client.get("/v1/models"))["data"]
+    if not any(model["kwaai"]["digest"] for model in models):
+        for lobe in answered(client.get("/lobes")):
+            if "executor" in lobe["role"] and lobe["state"] in ("failed", "waiting"):
+                raise LobeFailed(lobe["lobe"], lobe["cause"])
     if not models:
         raise KwaaiError("there is no model here: pip install kwaai-lobe-llama kwaai-lobe-smollm2")
-    with_weights = [model for model in models if model["kwaai"]["digest"]]
-    return str((with_weights or models)[0]["id"])
+    return str(models[0]["id"])
 
 
 @dataclass
@@ -186,6 +194,8 @@ def _own_node(config: Config, lobes: list[Lobe]) -> Iterator[None]:
     from kwaai_core.server import serve
 
     set_up("debug" if config.log.level == "debug" else "error", config.log.format)
+    if config.log.level != "debug":  # what fails is said once, by whoever asked for it
+        logging.getLogger("kwaai_core.supervise").setLevel("CRITICAL")
     news: SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event] | BaseException] = SimpleQueue()
 
     async def main() -> None:
