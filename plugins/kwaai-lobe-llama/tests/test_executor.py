@@ -51,11 +51,25 @@ class Files:
         return self.paths[card.id]
 
 
+class Broken(Files):
+    """A catalog that is no lobe of ours: its own errors escape it."""
+
+    async def fetch(
+        self, card: ModelCard, *, span: Span | None = None, into: Path | None = None
+    ) -> Path:
+        raise ExceptionGroup("of a nursery", [LookupError("no mirror")])
+
+
+class Unlisted(Files):
+    async def cards(self) -> Sequence[ModelCard]:
+        raise LookupError("no index")
+
+
 @dataclass
 class Host:
     """As much of a host as the executor uses."""
 
-    catalogs: list[Files]
+    catalogs: Sequence[Files]
     state: Path
     configured: LlamaSettings
 
@@ -275,6 +289,16 @@ async def test_a_card_that_no_catalog_has_is_not_found(tmp_path: Path, qwen2: Pa
         with pytest.raises(ModelNotFound):
             async with llama.generate(GenerateRequest(ModelCard("other", "d"), "x")):
                 pass
+
+
+async def test_a_crash_of_a_catalog_costs_its_own_models_only(tmp_path: Path, qwen2: Path) -> None:
+    catalogs = [Unlisted({"lost": qwen2}), Broken({"broken": tmp_path}), Files({"q": qwen2})]
+    async with open_executor(Host(catalogs, tmp_path, SMALL)) as llama:  # type: ignore[arg-type]
+        assert isinstance(llama, LlamaExecutor)
+        assert [card.id for card in await llama.models()] == ["broken", "q"]
+        with pytest.raises(ModelLoading, match="of broken failed .* no mirror"):
+            await ask(llama, "broken")
+        assert await ask(llama, "q")
 
 
 async def test_a_caller_that_leaves_while_a_model_loads_disturbs_nobody(

@@ -18,8 +18,10 @@ from kwaai_core import (
     Host,
     KwaaiError,
     ModelCard,
+    ModelLoading,
     ModelNotFound,
 )
+from kwaai_core.errors import cause_of
 from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
@@ -56,8 +58,9 @@ class LlamaExecutor:
         for catalog in self._host.catalogs:
             try:
                 offered += [(catalog, card) for card in await catalog.cards()]
-            except KwaaiError as error:
-                log.warning("a catalog is left out: %s", error)
+            except Exception as error:  # foreign code: the others are served
+                log.warning("a catalog is left out: %s", cause_of(error))
+                log.debug("a catalog is left out", exc_info=error)
         return offered
 
     def ready(self) -> bool:
@@ -82,7 +85,7 @@ class LlamaExecutor:
             offered = await self._offered()
             for catalog, other in offered:
                 if other == card:
-                    return await catalog.fetch(card)
+                    return await _fetched(catalog, card)
             raise ModelNotFound(card.id, [other.id for _, other in offered])
 
         return find
@@ -113,3 +116,17 @@ class LlamaExecutor:
                 for worker in self._pool.workers()
             ]
         }
+
+
+async def _fetched(catalog: Catalog, card: ModelCard) -> Path:
+    try:
+        return await catalog.fetch(card)
+    except KwaaiError:
+        raise
+    except Exception as error:  # foreign code: it costs this model, and no other's answers
+        log.debug("%s was not fetched", card.id, exc_info=error)
+        raise ModelLoading(
+            f"the catalog of {card.id} failed to give its file ({cause_of(error)}): "
+            "try again later, or remove that catalog's lobe",
+            retry_after=10,
+        ) from error
