@@ -26,6 +26,8 @@ MEMORY = 50 << 20
 
 PING, IDENTIFY = "/ipfs/ping/1.0.0", "/ipfs/id/1.0.0"
 _SETTLE_S, _HONEST_S, _SEARCH_S = 120.0, 10.0, 120.0
+_BEGIN_S = 1.0
+"""What a node does for each peer that is connected has begun after that many seconds."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ async def campaign(
         honest = Honest(node, nursery, report, stranger=kind == "closed")
         try:
             await honest.arrive()
+            await trio.sleep(_BEGIN_S)
             report.before = await node.load()
             protocols = await honest.protocols()
             await _attack(node, seed, numbers, protocols, report, honest, progress)
