@@ -1,10 +1,12 @@
 """The frames between node and worker: every job survives the trip, and no garbage escapes."""
 
+from math import inf, nan
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwaai_core import Message, Sampling
+from kwaai_core import Message, RequestError, Sampling
 from kwaai_lobe_llama.frames import (
     HEADER,
     MAX_PAYLOAD,
@@ -18,6 +20,7 @@ from kwaai_lobe_llama.frames import (
     decode_failure,
     decode_finish,
     decode_job,
+    decode_ready,
     decode_text,
     encode_failure,
     encode_finish,
@@ -67,6 +70,39 @@ def test_small_seeds_stay_what_they_are() -> None:
     assert seeds == list(range(99))
 
 
+@pytest.mark.parametrize(
+    ("job", "param"),
+    [
+        (Job("x", Sampling(temperature=1e39)), "temperature"),
+        (Job("x", Sampling(temperature=nan)), "temperature"),
+        (Job("x", Sampling(top_p=-inf)), "top_p"),
+        (Job("x", Sampling(top_k=2**31)), "top_k"),
+        (Job("x", max_tokens=2**31), "max_tokens"),
+        (Job("x", stop=("a",) * 256), "stop"),
+    ],
+)
+def test_a_number_without_room_in_a_frame_is_refused_by_name(job: Job, param: str) -> None:
+    with pytest.raises(RequestError, match=param) as caught:
+        encode_job(job)
+    assert caught.value.param == param
+
+
+def test_the_largest_numbers_survive() -> None:
+    job = Job("x", Sampling(top_k=2**31 - 1), ("a",) * 255, 2**31 - 1)
+    decoded = decode_job(encode_job(job))
+    assert (decoded.sampling.top_k, decoded.stop, decoded.max_tokens) == (
+        job.sampling.top_k,
+        job.stop,
+        job.max_tokens,
+    )
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
+def test_ready_without_an_object_is_no_frame(payload: bytes) -> None:
+    with pytest.raises(FrameError, match="READY"):
+        decode_ready(payload)
+
+
 @given(st.integers(0, 2**32 - 1), texts)
 def test_text_survives(tokens: int, text: str) -> None:
     assert decode_text(encode_text(tokens, text)) == (tokens, text)
@@ -103,7 +139,7 @@ def test_an_endless_frame_is_refused_before_it_is_collected() -> None:
 
 
 @given(
-    st.sampled_from([decode_job, decode_text, decode_finish, decode_failure]),
+    st.sampled_from([decode_job, decode_ready, decode_text, decode_finish, decode_failure]),
     st.binary(max_size=200),
 )
 def test_garbage_is_a_frame_error_or_a_value(decode: object, payload: bytes) -> None:

@@ -7,12 +7,13 @@ broken worker sends is checked all the same, and ends that worker and never the 
 
 from __future__ import annotations
 
+import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from kwaai_core import Message, Prompt, Sampling
+from kwaai_core import Message, Prompt, RequestError, Sampling
 
 HEADER = struct.Struct("<IBxxxI")
 MAX_PAYLOAD = 1 << 26
@@ -37,7 +38,6 @@ class FailureCode(IntEnum):
 
     BAD_REQUEST = 1
     CONTEXT_LENGTH = 2
-    INTERNAL = 3
 
 
 class FrameError(Exception):
@@ -82,6 +82,8 @@ _FAILURE = struct.Struct("<BxxxII")
 _COUNT = struct.Struct("<I")
 _REASONS = ("stop", "length")
 _CHAT, _SEEDED, _DIGEST, _BOUNDED = 1, 2, 4, 8
+_LARGEST = 2**31 - 1  # of a job's numbers; llama.cpp's are of 32 bits
+_MOST_STOPS = 255
 
 
 def frame(kind: Kind, request: int, payload: bytes = b"") -> bytes:
@@ -159,7 +161,8 @@ class _Fields:
 
 
 def encode_job(job: Job) -> bytes:
-    """The payload of GENERATE."""
+    """The payload of GENERATE; :class:`RequestError` where a number has no room in it."""
+    _check(job)
     chat = not isinstance(job.prompt, str)
     sampling, seed = job.sampling, job.sampling.seed
     flags = _CHAT * chat | _SEEDED * (seed is not None) | _DIGEST * job.digest
@@ -182,6 +185,26 @@ def encode_job(job: Job) -> bytes:
         for message in job.prompt:
             parts += [_text(message.role), _text(message.name or ""), _text(message.content)]
     return b"".join(parts)
+
+
+def _check(job: Job) -> None:
+    sampling = job.sampling
+    numbers: dict[str, float] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "max_tokens": job.max_tokens or 0,
+    }
+    for name, value in numbers.items():
+        if not abs(value) <= _LARGEST:  # so nan is refused too
+            raise RequestError(
+                f"{name} = {value}: must be a number between {-_LARGEST} and {_LARGEST}",
+                param=name,
+            )
+    if len(job.stop) > _MOST_STOPS:
+        raise RequestError(
+            f"there are {len(job.stop)} stop strings: {_MOST_STOPS} are the most", param="stop"
+        )
 
 
 def _fold(seed: int) -> int:
@@ -208,6 +231,17 @@ def decode_job(payload: bytes) -> Job:
 def _message(fields: _Fields) -> Message:
     role, name, content = fields.text(), fields.text(), fields.text()
     return Message(role, content, name or None)  # type: ignore[arg-type]  # checked by the API
+
+
+def decode_ready(payload: bytes) -> Mapping[str, object]:
+    """What READY tells of the model; raises :class:`FrameError`."""
+    try:
+        facts = json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise FrameError(f"READY holds no JSON: {error}") from None
+    if not isinstance(facts, dict):
+        raise FrameError("READY holds no JSON object")
+    return facts
 
 
 def encode_text(tokens: int, text: str) -> bytes:
