@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -51,6 +52,19 @@ def exact_plan(path: Path, threads: int, gate: Path) -> Plan:
     plan = Plan(str(path), path.stem, context=1024, streams=8, threads=threads)
     types = [tensor.type for tensor in read_gguf(path).tensors if len(tensor.shape) > 1]
     return replace(plan.as_exact(**row_limits(types)), gate_folder=str(gate))
+
+
+def replace_worker(folder: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    """Let workers be processes that run these lines instead, with ``connection`` to the node."""
+    program = folder / "worker.py"
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import socket, sys\n"
+        "from kwaai_lobe_llama.frames import Kind, frame\n"
+        "connection = socket.socket(fileno=int(sys.argv[4]))\n" + lines
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
 
 
 @pytest.fixture

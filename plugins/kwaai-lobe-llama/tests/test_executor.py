@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from kwaai_core import (
     Busy,
@@ -29,6 +30,8 @@ from kwaai_core.gguf import read_gguf
 from kwaai_lobe_llama.executor import LlamaExecutor, open_executor
 from kwaai_lobe_llama.planning import make_plan
 from kwaai_lobe_llama.settings import LlamaSettings
+
+from .conftest import replace_worker
 
 GREEDY = Sampling(temperature=0)
 SMALL = LlamaSettings(threads=1, context=512, streams=2, queue=1, load="none")
@@ -76,6 +79,12 @@ class Host:
     def settings(self, kind: type[Any]) -> Any:
         assert isinstance(self.configured, kind)
         return self.configured
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """The clock of the tests that ask for it, which can be put forward."""
+    return MockClock(rate=1.0)
 
 
 @asynccontextmanager
@@ -134,6 +143,35 @@ async def test_a_killed_worker_fails_its_answers_and_the_next_request_has_a_new_
                     await deltas.receive()
         assert await ask(llama, "s") == text
         assert pids(llama) != [first]
+
+
+async def test_a_worker_that_loads_slowly_and_dies_at_once_is_not_started_again(
+    tmp_path: Path, qwen2: Path, monkeypatch: pytest.MonkeyPatch, clock: MockClock
+) -> None:
+    starts, loaded = tmp_path / "starts", tmp_path / "loaded"
+    os.mkfifo(loaded)
+    replace_worker(
+        tmp_path,
+        monkeypatch,
+        f"open({str(starts)!r}, 'a').write('started ')\n"
+        f"open({str(loaded)!r}).read()\n"
+        'connection.sendall(frame(Kind.READY, 0, b\'{"fingerprint": ""}\'))\n',
+    )
+
+    async def load() -> None:
+        with pytest.raises(WorkerLost):
+            await ask(llama, "q")
+
+    async with executor(tmp_path, {"q": qwen2}) as llama, trio.open_nursery() as nursery:
+        nursery.start_soon(load)
+        # returns once the process has opened it, too
+        pipe = await trio.to_thread.run_sync(loaded.open, "w")
+        (place,) = llama._pool._places
+        clock.jump(3600)  # a large model on a slow disk
+        pipe.close()
+        with trio.fail_after(10):
+            await place.gone.wait()
+    assert starts.read_text() == "started "
 
 
 async def test_a_queue_that_is_full_refuses(tmp_path: Path, smollm2: Path) -> None:

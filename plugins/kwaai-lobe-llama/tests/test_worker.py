@@ -27,7 +27,7 @@ from kwaai_lobe_llama.frames import MAX_PAYLOAD, Job
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
 
-from .conftest import OpenWorker
+from .conftest import OpenWorker, replace_worker
 
 GREEDY = Sampling(temperature=0)
 SKY = (Message("user", "Why is the sky blue?"),)
@@ -291,6 +291,28 @@ async def test_a_worker_that_is_killed_while_it_loads_says_so(tmp_path: Path) ->
             await worker.ended.wait()
     assert not worker.serving
     assert isinstance(worker.error, WorkerLost) and "while it loaded" in str(worker.error)
+
+
+async def test_a_worker_that_is_killed_while_it_is_idle_says_so(
+    qwen2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(qwen2)) as worker:
+        await ask(worker, Job("x", GREEDY, max_tokens=3))
+        os.kill(worker.pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            await worker.ended.wait()
+    assert isinstance(worker.error, WorkerLost) and "while it was idle" in str(worker.error)
+
+
+async def test_a_worker_that_says_ready_and_no_more_sense_is_lost(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_worker(tmp_path, monkeypatch, "connection.sendall(frame(Kind.READY, 0, b'{'))")
+    worker = Worker("test", plan(qwen2), spin=1000)
+    with trio.fail_after(10):
+        await worker.run()
+    assert not worker.serving
+    assert isinstance(worker.error, WorkerLost) and "sent a broken frame" in str(worker.error)
 
 
 async def test_what_broke_a_worker_is_said_in_a_line(

@@ -122,12 +122,11 @@ class Pool:
         worker = Worker(place.card.id, planned.plan, spin=self._settings.spin)
         place.worker = worker
         place.decided.set()
-        began = trio.current_time()
         await worker.run()
         if worker.error is not None:
             log.error("%s: %s", place.card.id, worker.error)
         # one that dies young would only die again: the next request for it tries
-        return bool(worker.facts) and trio.current_time() - began > _YOUNG_SECONDS
+        return trio.current_time() - worker.ready_since > _YOUNG_SECONDS
 
     async def _planned(self, place: _Place, path: FindPath) -> Planned:
         file = await trio.to_thread.run_sync(read_gguf, await path())

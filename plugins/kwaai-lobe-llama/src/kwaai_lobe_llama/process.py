@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -14,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 
 import trio
 
@@ -39,6 +39,7 @@ from kwaai_lobe_llama.frames import (
     Kind,
     decode_failure,
     decode_finish,
+    decode_ready,
     decode_text,
     encode_job,
     frame,
@@ -72,6 +73,7 @@ class Worker:
         self.ready = trio.Event()
         self.ended = trio.Event()
         self.facts: Mapping[str, object] = {}
+        self.ready_since = inf  # trio's clock
         self.error: KwaaiError | None = None
         self.pid = 0
         self._spin = spin
@@ -187,7 +189,8 @@ class Worker:
 
     def _take(self, kind: Kind, number: int, payload: bytes) -> None:
         if kind is Kind.READY:
-            self.facts = json.loads(payload)
+            self.facts = decode_ready(payload)
+            self.ready_since = trio.current_time()
             self.ready.set()
         elif kind is Kind.LOADING:
             log.info("%s: %s", self.name, payload.decode("utf-8", "replace"))
@@ -213,7 +216,10 @@ class Worker:
 
     def _lost(self, manner: str) -> WorkerLost:
         words = "; ".join(word for word in self._last_words if word)
-        when = "in mid-answer" if self.facts else "while it loaded the model"
+        if any(not request.answer.ended for request in self._requests.values()):
+            when = "in mid-answer"
+        else:
+            when = "while it was idle" if self.ready.is_set() else "while it loaded the model"
         return WorkerLost(
             f"the process that computes {self.name} {manner} {when}; a new one is started "
             f"for the next request" + (f" (its last words: {words})" if words else ""),
