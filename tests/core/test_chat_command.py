@@ -54,6 +54,13 @@ def test_one_question_has_one_answer(kwaai: Kwaai, words: tuple[str, ...]) -> No
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_prompt_in_the_place_of_a_model(kwaai: Kwaai) -> None:
+    code, out, err = kwaai("chat", "--lobes", "fake", "why", "is it #7?")
+    assert (code, out) == (1, "")
+    assert 'kwaai chat -p "why is it #7?"' in err
+
+
+@pytest.mark.usefixtures("fake")
 def test_the_question_may_come_from_standard_input(
     kwaai: Kwaai, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,7 +87,7 @@ def test_json_has_the_text_and_the_facts(kwaai: Kwaai) -> None:
 def test_an_unknown_model_is_answered_with_those_there_are(kwaai: Kwaai) -> None:
     code, out, err = kwaai("chat", "--lobes", "fake", "other", "hello")
     assert (code, out) == (1, "")
-    assert err == "error: there is no model “other” here; available: fake/model\n"
+    assert err.startswith("error: there is no model “other” here; available: fake/model; a prompt")
 
 
 def test_without_a_model_it_is_said_what_to_install(kwaai: Kwaai) -> None:

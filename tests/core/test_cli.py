@@ -56,6 +56,7 @@ def test_help_is_no_error(kwaai: Kwaai, command: list[str]) -> None:
     ("command", "complaint"),
     [
         (["rnu"], "No such command 'rnu'"),
+        (["rnu"], "pip install kwaai-lobe-"),
         (["run", "--port", "70000"], "70000 is not in the range"),
         (["run", "--prot", "1"], "No such option '--prot'"),
         (["config", "show", "x"], "Got unexpected extra argument"),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -67,6 +68,8 @@ def chat(
     given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     config, chosen = prepare({"lobes": lobes})
     with _node(config, chosen) as client:
+        if model and prompt == (" ".join(words) or None):  # "kwaai chat hello there"
+            _require_model(client, model, words)
         dialogue = _Dialogue(client, _model(client, model or config.chat.model))
         dialogue.options = {key: value for key, value in given.items() if value is not None}
         if system:
@@ -88,6 +91,13 @@ def _model(client: httpx.Client, wanted: str) -> str:
     if not models:
         raise KwaaiError("there is no model here: pip install kwaai-lobe-llama kwaai-lobe-smollm2")
     return str(models[0]["id"])
+
+
+def _require_model(client: httpx.Client, wanted: str, words: tuple[str, ...]) -> None:
+    found = client.get(f"/v1/models/{quote(wanted)}")
+    if found.status_code == 404 and answered(client.get("/v1/models"))["data"]:
+        said, prompt = found.json()["error"]["message"], " ".join((wanted, *words))
+        raise KwaaiError(f'{said}; a prompt alone goes with -p: kwaai chat -p "{prompt}"')
 
 
 @dataclass
