@@ -87,8 +87,8 @@ class Connection:
                     self.used = trio.current_time()
                     take(self, ByteStream(muxed, self.peer, opener=False, host=self.host))
                     await trio.lowlevel.checkpoint()
-        except* MuxedConnError:
-            pass  # it is over
+        except* Exception as errors:  # noqa: BLE001 - whatever the peer made the library raise
+            _log.debug("the connection to %s ended: %s", self.peer, cause_of(errors))
         finally:
             self.closed.set()
             if not told:
@@ -97,9 +97,8 @@ class Connection:
     async def _mux(self, scope: trio.CancelScope) -> None:
         try:
             await self.muxer.start()
-        except Exception as error:  # noqa: BLE001 - whatever the peer sent to the library
-            _log.info("the connection to %s broke: %r", self.peer, error)
-        scope.cancel()
+        finally:
+            scope.cancel()
 
     async def open(self, protocol: str) -> ByteStream:
         """A stream of a protocol. Errors: :class:`ProtocolRefused`, :class:`PeerLost`."""

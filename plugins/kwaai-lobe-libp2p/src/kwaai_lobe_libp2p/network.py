@@ -150,18 +150,21 @@ class Network:
             raise PeerDenied(f"[libp2p] allow and deny let {peer} not be connected to")
         mine = [one for one in self._connections.get(peer, ()) if one.is_up]
         if len(mine) >= self._settings.peer_connections:
-            self._prune(mine, f"{peer} has {len(mine)} connections")
+            self._prune(mine, f"{peer} has {len(mine)} connections", busy=True)
         every = [one for one in self if one.is_up]
         if len(every) >= self._settings.max_connections:
             self._prune(every, f"this node has {len(every)} connections")
 
-    def _prune(self, among: Sequence[Connection], why: str) -> None:
-        """Close the one that was idle for longest. Errors: :class:`PeerDenied` where none is."""
-        idle = [one for one in among if one.is_idle and one.ready.is_set()]
+    def _prune(self, among: Sequence[Connection], why: str, *, busy: bool = False) -> None:
+        """Close the one that was idle for longest, or with ``busy`` not used for longest.
+
+        Errors: :class:`PeerDenied` where there is none such.
+        """
+        idle = [one for one in among if busy or (one.is_idle and one.ready.is_set())]
         if not idle:
             raise PeerDenied(f"{why}, all in use, and [libp2p] allows no more")
-        victim = min(idle, key=lambda one: one.used)
-        _log.info("the idle connection to %s is closed: %s", victim.peer, why)
+        victim = min(idle, key=lambda one: (not one.is_idle, one.used))
+        _log.info("a connection to %s is closed: %s", victim.peer, why)
         victim.close()
 
     async def disconnect(self, peer: str) -> None:
@@ -198,25 +201,21 @@ class Network:
             known = self.book.of(peer) if addresses is None else addresses
             found = await self._dialler.reach(peer, known, all_=addresses is not None)
             await self._nursery.start(self.adopt, found)
+            self.book.worked(found.dialled or found.address)
             await self._greet(found)
-            self._note(found)
+            self._check_up(found)
         except KwaaiError as error:
             dial.error = error
         finally:
             del self._dials[peer]
             dial.done.set()
 
-    def _note(self, connection: Connection) -> None:
-        """Note how a dial went. Errors: :class:`PeerUnreachable` where it is over already."""
-        address = connection.dialled or connection.address
-        if connection.is_up:
-            self.book.worked(address)
-            return
-        cause = "it closed the connection at once"
-        self.book.failed(address, cause)
-        raise PeerUnreachable(
-            f"{connection.peer} cannot be reached: {cause}; perhaps it denies this node"
-        )
+    def _check_up(self, connection: Connection) -> None:
+        """Errors: :class:`PeerUnreachable` where a connection was closed right after its start."""
+        if not connection.is_up:
+            cause = "it closed the connection at once; perhaps it denies this node"
+            self.book.failed(connection.dialled or connection.address, cause)
+            raise PeerUnreachable(f"{connection.peer} cannot be reached: {cause}")
 
     async def _greet(self, connection: Connection) -> None:
         if self.door is not None:

@@ -235,7 +235,10 @@ async def _watch(self: Yamux) -> None:
         nursery.start_soon(_send, self)
         while True:
             asked = trio.current_time()
-            await _ping(self, PONG_WITHIN)
+            try:
+                await _ping(self, PONG_WITHIN)
+            except ConnectionClosedError as error:
+                _give_up(self, str(error))
             if parts.heard < asked:
                 _give_up(self, f"nothing has come from it for {PONG_WITHIN} s")
             await trio.sleep(PING_EVERY)

@@ -35,6 +35,7 @@ from kwaai_lobe_libp2p.addresses import Address, of_socket, parse, readable
 from kwaai_lobe_libp2p.connection import Connection, Handshake
 from kwaai_lobe_libp2p.data_channel import DataChannels, open_data_channels
 from kwaai_lobe_libp2p.directory import Directory, open_directory
+from kwaai_lobe_libp2p.discovery import Memory, open_discovery
 from kwaai_lobe_libp2p.network import Network
 from kwaai_lobe_libp2p.private import read_key
 from kwaai_lobe_libp2p.sequence import Sequence as Numbers
@@ -67,6 +68,7 @@ class Libp2pTransport:
         self._settings = settings
         self._bound = [of_socket(one.socket.getsockname()) for one in listeners]
         self._nursery = nursery
+        self._guarded = trio.Event()
         self.network = Network(identity.peer_id, handshake, settings, nursery, self._relayed)
         self.network.met = self._met
 
@@ -83,6 +85,7 @@ class Libp2pTransport:
     def guard(self, door: Door) -> None:
         """See :meth:`kwaai_core.Transport.guard`."""
         self.network.door = door
+        self._guarded.set()
 
     def learn(self, peer: str, addresses: Sequence[str]) -> None:
         """Remember where a peer may be reached, as somebody says."""
@@ -220,6 +223,20 @@ class Libp2pTransport:
         await stream.write(said)
         await stream.finish()
 
+    async def discover(self, memory: Memory) -> None:
+        """Look for peers, once there is a door that greets them."""
+        await self._guarded.wait()
+        looking = open_discovery(
+            self,
+            self._identity.peer_id,
+            memory,
+            bootstrap=self._settings.bootstrap,
+            local_network=self._settings.mdns,
+            addresses_of=lambda peer: [str(one) for one in self.network.book.of(peer)],
+        )
+        async with looking:
+            await trio.sleep_forever()
+
     def describe(self) -> Mapping[str, Any]:
         """See :meth:`kwaai_core.Describes.describe`."""
         return {
@@ -280,6 +297,7 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
             transport.topics = await stack.enter_async_context(
                 open_topics(identity, transport, allows=network.lets_in)
             )
+            nursery.start_soon(transport.discover, Memory(host.state / "peers.json"))
             yield transport
     finally:
         listening.close(listeners)
