@@ -267,12 +267,16 @@ async def test_who_is_not_let_in_is_told_nothing(
             assert await heard(channel) is None
 
 
-@given(topic=st.text(min_size=1, max_size=256).filter(str.isprintable), body=st.binary())
-def test_what_was_said_is_read(topic: str, body: bytes) -> None:
-    made = gossip.message(ME, topic, body, at=NOW, number=1)
+@given(
+    topic=st.text(min_size=1, max_size=256).filter(str.isprintable),
+    body=st.binary(),
+    at=st.floats(NOW, NOW + 9),
+)
+def test_what_was_said_is_read(topic: str, body: bytes, at: float) -> None:
+    made = gossip.message(ME, topic, body, at=at, number=1)
     assert made.frame[:1] == b"M"
     assert gossip.verified(FakeIdentity("other"), made.frame[1:]) == made
-    assert made.is_recent(NOW + 100) and not made.is_recent(NOW + 121)
+    assert made.is_recent(at + 100) and not made.is_recent(at + 121)
 
 
 def test_the_longest_fits() -> None:

@@ -55,9 +55,11 @@ def fit_topic(topic: str) -> bool:
 
 def message(identity: Identity, topic: str, body: bytes, *, at: float, number: int) -> Message:
     """A message of this node."""
-    head = f"{topic}\n{int(at * 1000)}\n{number}\n".encode()
+    milliseconds = int(at * 1000)
+    head = f"{topic}\n{milliseconds}\n{number}\n".encode()
     told = f"{topic}\n{identity.did} {identity.sign(_PURPOSE, head + body)}".encode()
-    return Message(topic, identity.peer_id, body, at, identify(told), b"M" + told)
+    peer = identity.peer_id
+    return Message(topic, peer, body, milliseconds / 1000, identify(told), b"M" + told)
 
 
 def identify(told: bytes) -> bytes:
