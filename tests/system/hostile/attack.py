@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import base58
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hostile import channel, wire
 from hostile.inputs import Input
-from hostile.noise import Handshake
+from hostile.noise import Handshake, public_key
 from hostile.protobuf import varint
 from hostile.reporting import ECHO
-from hostile.wire import Address, Broken, Peer
+from hostile.subjects import Subject
+from hostile.wire import Broken, Peer
 
 PATIENCE = 2.0
 """How many seconds a hostile peer waits for an answer before it goes on."""
@@ -28,8 +30,8 @@ class Attacker:
     ``tally`` counts what became of the inputs: *reached* the protocol, *refused*, *cut off*.
     """
 
-    def __init__(self, address: Address, nursery: trio.Nursery, tally: Counter[str]) -> None:
-        self._address, self._nursery = address, nursery
+    def __init__(self, node: Subject, nursery: trio.Nursery, tally: Counter[str]) -> None:
+        self._node, self._address, self._nursery = node, node.address, nursery
         self._peer: Peer | None = None
         self._tally = tally
 
@@ -112,6 +114,20 @@ class Attacker:
             for _ in range(2):
                 await stream.line()
             return await channel.come(stream, self._address[0], given.kind)
+
+    async def _listener(self, given: Input) -> str:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            port = listener.socket.getsockname()[1]
+            await self._node.dial(f"/ip4/127.0.0.1/tcp/{port}/p2p/{_anybody()}")
+            with trio.move_on_after(PATIENCE):
+                async with await listener.accept() as stream:
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        for part in given.parts:
+                            await stream.send_all(part)
+                    await trio.sleep(0.2 if given.end == "hang" else 0)
+                return "dialled"
+        return "not dialled"
 
     async def _tcp(self, given: Input) -> str:
         async with wire.tcp(self._address, _source()) as tcp:
@@ -210,6 +226,11 @@ class Attacker:
             with trio.move_on_after(PATIENCE):
                 for _ in range(200):
                     await peer.write(wire.frame(wire.PING, wire.SYN, 0, 7) * 500)
+
+
+def _anybody() -> str:
+    """A peer id."""
+    return base58.b58encode(b"\0\x24" + public_key(Ed25519PrivateKey.generate())).decode()
 
 
 def _source() -> str:

@@ -169,7 +169,7 @@ async def _attack(
     recent: deque[Input] = deque(maxlen=ATTACKERS * VOLLEY)
 
     async def attacker(nursery: trio.Nursery) -> None:
-        attacking = Attacker(node.address, nursery, report.tally)
+        attacking = Attacker(node, nursery, report.tally)
         for volley in volleys:
             for number in volley:
                 given = make(seed, number, protocols)

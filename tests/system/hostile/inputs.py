@@ -24,7 +24,9 @@ from hostile.wire import MULTISTREAM, NOISE, YAMUX, frame, line
 
 TRAFFIC = Path(__file__).with_name("traffic.json")
 
-Layer = Literal["tcp", "handshake", "muxing", "yamux", "stream", "answer", "channel", "flood"]
+Layer = Literal[
+    "tcp", "handshake", "muxing", "yamux", "stream", "answer", "listener", "channel", "flood"
+]
 End = Literal["end", "reset", "hang"]
 
 
@@ -35,8 +37,8 @@ class Input:
     ``tcp``: to a fresh connection. ``handshake``: as the frames of noise; a part of the form
     ``claim:…`` is sealed as a sound third message that claims what follows. ``muxing``: sealed,
     where the muxer is agreed on. ``yamux``: in the place of frames. ``stream``: to a stream of
-    ``protocol``. ``answer``: to every stream that the node opens. ``channel``: see ``channel.py``.
-    ``flood``: see ``attack.py``.
+    ``protocol``. ``answer``: to every stream that the node opens. ``listener``: to the node when it
+    dials. ``channel``: see ``channel.py``. ``flood``: see ``attack.py``.
     """
 
     number: int
@@ -82,6 +84,8 @@ def make(seed: int, number: int, protocols: Sequence[str]) -> Input:
         return Input(number, rng.choice(FLOODS), "flood", protocol=rng.choice(protocols))
     if number % 250 == 100 and DATA in protocols:
         return Input(number, rng.choice(KINDS), "channel", protocol=DATA)
+    if number % 250 == 200:
+        return _as_listener(number, rng)
     makers, weights = zip(*_LAYERS, strict=True)
     maker: Maker = rng.choices(makers, weights)[0]
     return maker(number, rng, protocols)
@@ -330,6 +334,17 @@ def _claim_of_another_session(rng: random.Random) -> bytes:
     """Sound in itself, and as good as recorded: the key that it signs is not this session's."""
     key = Ed25519PrivateKey.from_private_bytes(rng.randbytes(32))
     return claim(key, X25519PrivateKey.from_private_bytes(rng.randbytes(32)))
+
+
+def _as_listener(number: int, rng: random.Random) -> Input:
+    agreed = line(MULTISTREAM) + line(NOISE)
+    second = rng.randbytes(rng.choice((31, 32, 96, 200)))
+    said = rng.choice(
+        (_negotiation(rng, NOISE), b"", line(MULTISTREAM) + line("na"), agreed + b"\xff\xff",
+         agreed + len(second).to_bytes(2, "big") + second, agreed + rng.randbytes(500))
+    )  # fmt: skip
+    end: End = rng.choice(("end", "hang"))
+    return Input(number, "negotiation", "listener", _in_parts(rng, said), "", end)
 
 
 def _in_handshake(number: int, rng: random.Random, protocols: Sequence[str]) -> Input:

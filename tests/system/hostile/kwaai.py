@@ -14,7 +14,7 @@ import trio
 
 from hostile.channel import WELCOME
 from hostile.reporting import DATA, ECHO, TOPIC, reporting
-from kwaai_core import DataChannel, Stream, StreamEnded
+from kwaai_core import DataChannel, KwaaiError, Stream, StreamEnded, Transport
 from kwaai_core.node import Node
 from kwaai_core.peering import StreamHandler
 from kwaai_core.testing.nodes import load_lobe, open_test_node
@@ -58,6 +58,11 @@ def _shake(found: DataChannel) -> None:
         tls.sendall(WELCOME)
 
 
+async def dial(transport: Transport, address: str) -> None:
+    with contextlib.suppress(KwaaiError):
+        await transport.connect([address], seconds=5)
+
+
 async def main(settings: Mapping[str, Any] = OPEN) -> None:
     lobes = [load_lobe("identity"), load_lobe("libp2p")]
     async with open_test_node(Path(os.environ["KWAAI_STATE"]), lobes, settings) as node:
@@ -69,7 +74,7 @@ async def main(settings: Mapping[str, Any] = OPEN) -> None:
             transport.subscribe(TOPIC),
         ):
             await transport.publish("hostile", b"a record of this node", seconds=3600)
-            await reporting(transport.addresses)
+            await reporting(transport.addresses, partial(dial, transport))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,16 @@
 
 import contextlib
 import secrets
+from functools import partial
 
 import trio
 from libp2p import new_host
-from libp2p.abc import INetStream
+from libp2p.abc import IHost, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.identity_utils import create_identity_from_seed
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.network.stream.exceptions import StreamError
+from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.tools.anyio_service import background_trio_service
@@ -26,6 +28,12 @@ async def echo(stream: INetStream) -> None:
         await stream.close()
 
 
+async def dial(host: IHost, address: str) -> None:
+    # its caller has to expect anything; what is under test is what it does beside that
+    with contextlib.suppress(Exception):
+        await host.connect(info_from_p2p_addr(Multiaddr(address)))
+
+
 async def main() -> None:
     host = new_host(create_identity_from_seed(secrets.token_bytes(32)))
     host.set_stream_handler(TProtocol(ECHO), echo)
@@ -40,7 +48,7 @@ async def main() -> None:
     ):
         await pubsub.wait_until_ready()
         await pubsub.subscribe(TOPIC)
-        await reporting([str(address) for address in host.get_addrs()])
+        await reporting([str(address) for address in host.get_addrs()], partial(dial, host))
 
 
 if __name__ == "__main__":

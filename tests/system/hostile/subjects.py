@@ -45,6 +45,7 @@ class Subject:
         self._process, self.log = process, log
         _, _, host, _, port, _, self.peer = addresses[0].split("/")
         self.address: Address = host, int(port)
+        self._lock = trio.Lock()
 
     @property
     def alive(self) -> bool:
@@ -59,12 +60,20 @@ class Subject:
     async def load(self) -> Load:
         """What it holds now. Errors: :class:`NodeDied`."""
         with trio.move_on_after(30):
-            tasks: int = (await _asked(self._process, b"\n"))["tasks"]
+            tasks: int = (await self._ask(""))["tasks"]
             proc = Path("/proc") / str(self._process.pid)
             pages = int((proc / "statm").read_text().split()[1])
             memory = pages * os.sysconf("SC_PAGE_SIZE")
             return Load(memory, len(list((proc / "fd").iterdir())), tasks)
         raise NodeDied("it does not answer any more")
+
+    async def dial(self, address: str) -> None:
+        """Have it dial an address; returns before it has. Errors: :class:`NodeDied`."""
+        await self._ask(address)
+
+    async def _ask(self, line: str) -> dict[str, Any]:
+        async with self._lock:
+            return await _asked(self._process, f"{line}\n".encode())
 
     def why(self) -> str:
         """The last that it said."""
