@@ -87,10 +87,7 @@ class Gate:
         Errors: :class:`KwaaiError` where there is no identity, besides those of the offer.
         """
         if host.identity is None:
-            raise KwaaiError(
-                "without an identity no peer can be told from another, so nobody is let in: "
-                "pip install kwaai-lobe-identity, and start the node again"
-            )
+            raise KwaaiError("without an identity nobody is let in: install kwaai-lobe-identity")
         self._identity = host.identity
         chance = random.Random(self._identity.peer_id)  # which raises where that lobe is not open
         async with (
@@ -227,11 +224,9 @@ class Gate:
                 with suppress(KwaaiError):
                     await self._transport.ping(link.peer, seconds=2)
         links = {link.peer: asdict(link) for link in self._transport.links()}
-        known = [peer for peer in self._met if self.admits(peer)]
-        return [
-            {**self._known(peer), **links.get(peer, {"address": None})}
-            for peer in dict.fromkeys([*links, *known, *sorted(self._blocked)])
-        ]
+        seen = [*links, *filter(self.admits, self._met), *sorted(self._blocked)]
+        absent = {"address": None}
+        return [self._known(peer) | links.get(peer, absent) for peer in dict.fromkeys(seen)]
 
     def _known(self, peer: str) -> dict[str, Any]:
         nobody = Acquaintance(peer, self._identity.did_of(peer), None, (), 0.0)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,118 +25,26 @@ from kwaai_core.errors import (
     PeerLost,
     ProtocolRefused,
     RequestError,
-    StreamEnded,
 )
 from kwaai_core.lobes import Lobe
 from kwaai_core.node import Node, open_node
-from kwaai_core.peering import Acquaintance, Owner, Stream, Transport
+from kwaai_core.peering import Acquaintance, Stream, Transport
 from kwaai_core.roles import Host, Offer
 from kwaai_core.testing import (
-    FakeHost,
     FakeIdentities,
     FakeIdentity,
-    Line,
     Network,
     befriend,
     fake_owner,
 )
-from kwaai_core.testing.network import MemoryTransport
 from kwaai_core.types import RoleName
 
-ECHO = "/kwaai/echo/1"
-HOUR, YEAR = 3600.0, 365 * 24 * 3600.0
-ROUNDS = 2.6 * ROUND_SECONDS
-"""Time for two rounds of the door, whatever the jitter."""
-
-
-async def echo(stream: Stream) -> None:
-    try:
-        while True:
-            await stream.send(await stream.receive(seconds=YEAR))
-    except StreamEnded:
-        await stream.end()
-
-
-@dataclass
-class One:
-    """A node behind its door. ``raw`` is its transport without it; ``role`` is what lobes get."""
-
-    identity: FakeIdentity
-    gate: Gate
-    role: Transport
-    raw: MemoryTransport
-
-    @property
-    def peer(self) -> str:
-        return self.identity.peer_id
-
-    def linked(self, other: One | MemoryTransport) -> bool:
-        return any(link.peer == other.peer for link in self.raw.links())
-
-    async def sees(self, other: One) -> dict[str, Any]:
-        seen = json.loads(json.dumps(await self.gate.peers()))
-        (found,) = [one for one in seen if one["peer"] == other.peer]
-        return dict(found)
-
-
-class World:
-    """A network, and clocks that a test may put forward."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.network = Network(1, Line(0.01))
-        self.ahead: dict[str, float] = {}
-
-    def identity(self, name: str, owner: Owner | None = None) -> FakeIdentity:
-        return FakeIdentity(name, owner=owner, now=self.clock(name))
-
-    def clock(self, name: str) -> Callable[[], float]:
-        return lambda: self.network.now() + self.ahead.get(name, self.ahead.get("all", 0.0))
-
-    @asynccontextmanager
-    async def node(
-        self, identity: FakeIdentity, name: str = "one", **settings: Any
-    ) -> AsyncIterator[One]:
-        gate = Gate(PeersSettings(**settings), self.folder / f"{name}.json", self.clock(name))
-        host = FakeHost(self.folder / name, identity=identity)
-        async with (
-            gate.opened(Offer("memory", self.network.open), host) as role,
-            role.serve(ECHO, echo),
-        ):
-            raw = self.network.at(identity.peer_id)
-            assert raw is not None
-            yield One(identity, gate, role, raw)
-
-    @asynccontextmanager
-    async def stranger(
-        self, name: str = "stranger", identity: FakeIdentity | None = None
-    ) -> AsyncIterator[MemoryTransport]:
-        """A node that keeps to no rules, and says hello to nobody."""
-        async with self.network.node(identity or self.identity(name)) as node:
-            node.guard(Anybody())
-            yield node
-
-
-class Anybody:
-    """The door of somebody who has none."""
-
-    def allows(self, peer: str, protocol: str) -> bool:
-        return True
-
-    async def greet(self, peer: str) -> None:
-        return
+from .worlds import ECHO, HOUR, ROUNDS, YEAR, Anybody, One, World, echo, says
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-async def says(one: Transport, other: str, protocol: str = ECHO) -> None:
-    """An echo comes back."""
-    async with one.open(other, protocol) as stream:
-        await stream.send(b"hello")
-        assert await stream.receive() == b"hello"
 
 
 @asynccontextmanager
@@ -287,8 +194,9 @@ async def test_a_membership_that_has_ended_shuts_its_member_out(
             await two.role.connect(one.role.addresses)
 
 
+@pytest.mark.parametrize("silent", [False, True])
 async def test_a_revocation_ends_what_is_open_and_spreads(
-    world: World, autojump_clock: MockClock
+    world: World, autojump_clock: MockClock, silent: bool
 ) -> None:
     founder, member, rogue = map(world.identity, ("founder", "member", "rogue"))
     group = befriend(founder, member, rogue)
@@ -301,15 +209,20 @@ async def test_a_revocation_ends_what_is_open_and_spreads(
         world.node(founder, "founder") as one,
         world.node(member, "member") as two,
         world.stranger(identity=rogue) as three,  # it learns nothing of its own revocation
-        three.serve(HELLO, show),
+        AsyncExitStack() as hello,
     ):
+        await hello.enter_async_context(three.serve(HELLO, show))
         await two.role.connect(one.role.addresses)
         for node in (one, two):
             await node.role.connect(three.addresses)
-        async with three.open(two.peer, ECHO) as stream:
+        async with three.open(one.peer, ECHO) as near, three.open(two.peer, ECHO) as far:
             founder.revoke(group, rogue.did)
+            if silent:
+                await hello.aclose()
             with pytest.raises(PeerLost):
-                await stream.receive(seconds=2 * ROUNDS)
+                await near.receive(seconds=1.3 * ROUND_SECONDS)
+            with pytest.raises(PeerLost):
+                await far.receive(seconds=1.3 * ROUND_SECONDS)
         for node in (one, two):
             assert not node.gate.admits(three.peer)
             assert not node.linked(three)
@@ -490,6 +403,37 @@ async def test_a_flood_is_dropped_and_costs_little(
         async with stranger.open(one.peer, protocol) as stream:
             await stream.send(shown)
             await stream.receive()
+
+
+async def test_a_crowd_that_says_nothing_is_dropped_at_once(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with (
+        world.node(world.identity("one")) as one,
+        world.stranger() as stranger,
+        AsyncExitStack() as streams,
+    ):
+        for _ in range(PER_ROUND):
+            await streams.enter_async_context(stranger.open(one.peer, HELLO))
+        assert one.linked(stranger)
+        before = trio.current_time()
+        with pytest.raises(PeerLost):
+            async with stranger.open(one.peer, JOIN) as stream:
+                await stream.receive()
+        assert trio.current_time() - before < STEP_SECONDS / 2
+        assert not one.linked(stranger)
+
+
+async def test_strangers_that_have_gone_are_forgotten(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with world.node(world.identity("one"), open_to="anyone") as one:
+        for number in range(30):
+            async with world.node(world.identity(str(number)), open_to="anyone") as stranger:
+                await stranger.role.connect(one.role.addresses)
+        assert len(await one.gate.peers()) == 30
+        await trio.sleep(ROUNDS)
+        assert await one.gate.peers() == []
 
 
 async def test_a_member_may_come_and_go(world: World, autojump_clock: MockClock) -> None:
@@ -735,7 +679,7 @@ async def test_without_an_identity_nobody_is_let_in_and_that_is_said(
     async with whole(tmp_path, lobe(RoleName.TRANSPORT, network.open)) as node:
         (status,) = [one for one in node.statuses() if one.role == "transport"]
         assert status.state == "failed"
-        assert "nobody is let in: pip install kwaai-lobe-identity" in status.cause
+        assert "nobody is let in: install kwaai-lobe-identity" in status.cause
         with pytest.raises(LobeFailed):
             _ = node.transport
 

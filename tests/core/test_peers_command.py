@@ -17,9 +17,10 @@ import trio
 from kwaai_core.config import Config, ServerSettings
 from kwaai_core.lobes import Lobe
 from kwaai_core.node import Node, open_node
-from kwaai_core.roles import Offer
+from kwaai_core.roles import Host, Offer
 from kwaai_core.server import serve
 from kwaai_core.testing import FakeIdentity, Network, fake_owner
+from kwaai_core.testing.network import MemoryTransport
 from kwaai_core.types import RoleName
 
 from .conftest import Kwaai
@@ -64,8 +65,13 @@ class Home:
         self.network = Network()
 
     @asynccontextmanager
+    async def hidden(self, host: Host) -> AsyncIterator[Hidden]:
+        async with self.network.open(host) as transport:
+            yield Hidden(transport)
+
+    @asynccontextmanager
     async def runs(
-        self, name: str, identity: FakeIdentity | None = None, **offers: Any
+        self, name: str, who: FakeIdentity | None = None, **offers: Any
     ) -> AsyncIterator[Place]:
         """A node on the network, or with these offers in its stead."""
         state = self.folder / name
@@ -73,7 +79,7 @@ class Home:
 
             @asynccontextmanager
             async def open_(host: object) -> AsyncIterator[FakeIdentity]:
-                yield identity or FakeIdentity(name)
+                yield who or FakeIdentity(name)
 
             offers = {"identity": open_, "transport": self.network.open}
         lobes = [
@@ -177,8 +183,27 @@ async def test_errors_say_what_to_do(home: Home) -> None:
     async with home.runs("alone", router=_no_router) as alone:
         for words in (["ls"], ["invite"], ["join", "x"], ["block", nobody], ["ping", nobody]):
             assert "pip install kwaai-lobe-libp2p" in await alone.fails(*words)
+    async with home.runs("hidden", identity=_nobody, transport=home.hidden) as hidden:
+        assert "listens nowhere" in await hidden.fails("invite")
     async with home.runs("anonymous", transport=home.network.open) as anonymous:
-        assert "pip install kwaai-lobe-identity" in await anonymous.fails("ls")
+        assert "install kwaai-lobe-identity" in await anonymous.fails("ls")
+
+
+class Hidden:
+    """A transport that nobody can dial."""
+
+    addresses = ()
+
+    def __init__(self, transport: MemoryTransport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+@asynccontextmanager
+async def _nobody(host: object) -> AsyncIterator[FakeIdentity]:
+    yield FakeIdentity("nobody")
 
 
 @asynccontextmanager
