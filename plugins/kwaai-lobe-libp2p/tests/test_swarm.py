@@ -159,8 +159,13 @@ async def test_messages_reach_everybody_and_garbage_nobody(nodes: Nodes) -> None
 
 
 async def test_who_is_shut_out_has_no_part_in_it(nodes: Nodes) -> None:
-    async with swarm(nodes, "one", "two") as (one, two):
+    async with nodes("one") as one, nodes("two") as two:
         one.door.shut.add(two.peer)
+        await two.transport.connect(one.transport.addresses)
+        asked: list[bytes] = []
+        two.transport.directory.kademlia.own = lambda key: asked.append(key) or []  # type: ignore[func-returns-value]
+        assert await one.transport.lookup(two.peer, "status") is None
+        assert not asked
         for protocol in (messages.PROTOCOL, gossip.PROTOCOL):
             with pytest.raises(ProtocolRefused):
                 async with two.transport.open(one.peer, protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -291,7 +290,11 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
             numbers = Numbers(host.state / "sequence")
             transport.directory = await stack.enter_async_context(
                 open_directory(
-                    identity, transport, numbers.next, learn=transport.learn, now=time.time
+                    identity,
+                    transport,
+                    numbers.next,
+                    learn=transport.learn,
+                    allows=network.lets_in,
                 )
             )
             transport.topics = await stack.enter_async_context(
