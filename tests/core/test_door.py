@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -14,7 +15,16 @@ import trio
 from trio.testing import MockClock
 
 from kwaai_core.config import Config, PeersSettings
-from kwaai_core.door import HELLO, JOIN, MAX_SHOWN, PER_ROUND, ROUND_SECONDS, STEP_SECONDS, Gate
+from kwaai_core.door import (
+    HELLO,
+    JOIN,
+    MAX_SHOWN,
+    PER_ROUND,
+    RENEW_SECONDS,
+    ROUND_SECONDS,
+    STEP_SECONDS,
+    Gate,
+)
 from kwaai_core.errors import (
     ConfigError,
     KwaaiError,
@@ -582,6 +592,19 @@ async def test_the_role_is_the_transport_s_otherwise(
         assert record.body == b"body"
         with pytest.raises(ProtocolRefused):
             await says(one.role, two.peer, "/kwaai/unknown/1")
+
+
+def test_the_page_of_protocols_has_the_numbers() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/peers.md").read_text()
+    for protocol in (HELLO, JOIN):
+        assert re.search(rf"^\| `{protocol}` \|.*\| {MAX_SHOWN:,} bytes \|$", page, re.MULTILINE)
+    for limit in (
+        f"| {STEP_SECONDS:g} seconds |",
+        f"| {PER_ROUND} in about {ROUND_SECONDS:g} seconds |",
+        f"in the last {RENEW_SECONDS / 60:g} minutes |",
+        f"| closed within about {2 * 1.25 * ROUND_SECONDS:g} seconds |",
+    ):
+        assert limit in page
 
 
 def test_settings_take_peer_ids_only(tmp_path: Path) -> None:
