@@ -37,6 +37,7 @@ from kwaai_lobe_libp2p.directory import Directory, open_directory
 from kwaai_lobe_libp2p.discovery import Memory, open_discovery
 from kwaai_lobe_libp2p.network import Network
 from kwaai_lobe_libp2p.private import read_key
+from kwaai_lobe_libp2p.relay import Circuits, open_relaying
 from kwaai_lobe_libp2p.sequence import Sequence as Numbers
 from kwaai_lobe_libp2p.settings import Libp2pSettings
 from kwaai_lobe_libp2p.streams import ByteStream, FrameStream
@@ -69,6 +70,7 @@ class Libp2pTransport:
         self._nursery = nursery
         self._guarded = trio.Event()
         self.network = Network(identity.peer_id, handshake, settings, nursery, self._relayed)
+        self.circuits = Circuits(self.network, handshake, self.network.adopt)
         self.network.met = self._met
 
     # -- who and where ---------------------------------------------------------------------------
@@ -78,8 +80,9 @@ class Libp2pTransport:
         """See :attr:`kwaai_core.Transport.addresses`."""
         peer = self._identity.peer_id
         own = [f"{address.place}/p2p/{peer}" for address in listening.reachable(self._bound)]
+        relayed = [f"{place}/p2p-circuit/p2p/{peer}" for place in self.circuits.places]
         announced = [f"{parse(text).place}/p2p/{peer}" for text in self._settings.announce]
-        return list(dict.fromkeys([*announced, *own]))
+        return list(dict.fromkeys([*announced, *own, *relayed]))
 
     def guard(self, door: Door) -> None:
         """See :meth:`kwaai_core.Transport.guard`."""
@@ -193,8 +196,7 @@ class Libp2pTransport:
     # -- inside ----------------------------------------------------------------------------------
 
     async def _relayed(self, address: Address) -> trio.abc.Stream:
-        await trio.lowlevel.checkpoint()
-        raise PeerUnreachable("connections through relays are not made")
+        return await self.circuits.dial(address)
 
     def _met(self, connection: Connection) -> None:
         """Ask who has dialled where it can be dialled itself."""
@@ -225,6 +227,8 @@ class Libp2pTransport:
     async def discover(self, memory: Memory) -> None:
         """Look for peers, once there is a door that greets them."""
         await self._guarded.wait()
+        for relay in self._settings.relays:
+            self._nursery.start_soon(self.circuits.keep_place, parse(relay))
         looking = open_discovery(
             self,
             self._identity.peer_id,
@@ -281,6 +285,9 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
             await stack.enter_async_context(network.serve(identify.IDENTIFY, about, to_all=True))
             await stack.enter_async_context(
                 network.serve(identify.PING, identify.answer_ping, to_all=True)
+            )
+            await stack.enter_async_context(
+                open_relaying(network, transport.circuits, relay=settings.relay)
             )
             porch = listening.Porch(handshake, network.adopt)
             if listeners:
