@@ -128,6 +128,16 @@ async def test_the_first_model_is_loaded_before_anybody_asks(tmp_path: Path, qwe
         assert len(pids(llama)) == 1
 
 
+async def test_a_model_to_load_that_is_not_there_is_answered_with_those_that_are(
+    tmp_path: Path, qwen2: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with executor(tmp_path, {"b": qwen2, "a": qwen2}, replace(SMALL, load="no")) as llama:
+        with trio.fail_after(5):
+            while not llama.ready():
+                await trio.lowlevel.checkpoint()
+    assert "load = 'no': there is no such model; available: a, b" in caplog.text
+
+
 async def test_a_killed_worker_fails_its_answers_and_the_next_request_has_a_new_one(
     tmp_path: Path, smollm2: Path
 ) -> None:
@@ -270,6 +280,25 @@ async def test_exact_has_a_worker_of_its_own_beside_a_fast_one(tmp_path: Path, q
         assert [w["exact"] for w in llama.describe()["workers"]] == [False, True]
         await ask(llama, "q", exact=True)
         assert len(pids(llama)) == 2
+
+
+async def test_who_waits_for_an_exact_worker_only_by_chance_does_without_it(
+    tmp_path: Path, qwen2: Path
+) -> None:
+    async def fail_exactly() -> None:
+        with pytest.raises(ModelFileError, match="exactness needs two"):
+            await ask(llama, "q", exact=True)
+
+    async with executor(tmp_path, {"q": qwen2}, replace(SMALL, streams=1, queue=9)) as llama:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_exactly)
+            while not llama._pool._places:
+                await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as others:
+                for _ in range(2):
+                    others.start_soon(ask, llama, "q")
+        (worker,) = llama.describe()["workers"]
+        assert not worker["exact"]
 
 
 async def test_exact_without_room_for_a_second_worker_names_the_setting(

@@ -74,7 +74,8 @@ class LlamaExecutor:
             if chosen:
                 await self._pool.worker(chosen[0], self._finder(chosen[0]), None)
             elif wanted not in ("", "none"):
-                log.error("[llama] load = %r: there is no such model", wanted)
+                there = ", ".join(sorted(card.id for card in cards)) or "none"
+                log.error("[llama] load = %r: there is no such model; available: %s", wanted, there)
         except KwaaiError as error:
             log.error("%s", error)
         finally:

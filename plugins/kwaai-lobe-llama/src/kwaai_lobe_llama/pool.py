@@ -66,6 +66,17 @@ class Pool:
         :class:`RequestError` where only ``exact`` stands in the way.
         """
         place = self._find(card, exact) or self._add(card, path, exact)
+        try:
+            return await self._loaded(place)
+        except KwaaiError as error:
+            if exact or self._settings.exact or not (place.exact and place.gone.is_set()):
+                raise
+            log.info("%s: a worker that is not exact is taken instead: %s", card.id, error)
+        # who asked for no exactness does without an exact worker that cannot serve
+        fast = [other for other in self._fitting(card) if not other.exact]
+        return await self._loaded(fast[0] if fast else self._add(card, path, None))
+
+    async def _loaded(self, place: _Place) -> Worker:
         place.used = trio.current_time()
         self._admit(place)
         place.users += 1
@@ -81,15 +92,13 @@ class Pool:
         return place.worker
 
     def _find(self, card: ModelCard, exact: bool | None) -> _Place | None:
-        fitting = [
-            place
-            for place in self._places
-            if place.card.digest == card.digest
-            and (place.exact or not exact)
-            and not place.scope.cancel_called
-        ]
+        fitting = [place for place in self._fitting(card) if place.exact or not exact]
         # a request that does not ask for it leaves the exact worker to those that do
         return min(fitting, key=lambda place: place.exact, default=None)
+
+    def _fitting(self, card: ModelCard) -> list[_Place]:
+        same = [place for place in self._places if place.card.digest == card.digest]
+        return [place for place in same if not place.scope.cancel_called]
 
     def _add(self, card: ModelCard, path: FindPath, exact: bool | None) -> _Place:
         place = _Place(card, bool(exact) or self._settings.exact)
