@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -16,6 +17,7 @@ from trio.testing import MockClock
 
 from kwaai_core import (
     Busy,
+    ContextLengthExceeded,
     GenerateRequest,
     ModelCard,
     ModelFileError,
@@ -349,6 +351,30 @@ async def test_a_model_that_does_not_fit_is_refused_with_the_setting(
     async with executor(tmp_path, {"q": qwen2}, replace(SMALL, memory=1 << 20)) as llama:
         with pytest.raises(ModelFileError, match=r"set \[llama\] memory"):
             await ask(llama, "q")
+
+
+def test_a_context_beyond_the_memory_is_refused_with_what_it_needs(qwen2: Path) -> None:
+    settings = replace(SMALL, context=10_000_000)
+    file, memory = read_gguf(qwen2), 1 << 28
+    with pytest.raises(ModelFileError, match="a context of 10000000 tokens") as caught:
+        make_plan(file, "", settings, exact=False, memory=memory, gate=qwen2)
+    needed = re.search(r"at least (\d+) MiB .* there are 256 MiB", str(caught.value))
+    assert needed is not None
+    enough = int(needed[1]) << 20
+    assert make_plan(file, "", settings, exact=False, memory=enough, gate=qwen2).plan.streams == 1
+    with pytest.raises(ModelFileError):
+        make_plan(file, "", settings, exact=False, memory=enough - (1 << 20), gate=qwen2)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+async def test_a_context_is_what_the_user_set_and_not_what_llama_cpp_makes_of_it(
+    tmp_path: Path, qwen2: Path, exact: bool
+) -> None:
+    async with executor(tmp_path, {"q": qwen2}, replace(SMALL, context=10)) as llama:
+        with pytest.raises(ContextLengthExceeded) as caught:
+            await ask(llama, "q", prompt="x" * 31, exact=exact)
+        assert (caught.value.prompt_tokens, caught.value.context_tokens) == (31, 10)
+        assert await ask(llama, "q", prompt="x" * 9, exact=exact)
 
 
 async def test_a_card_that_no_catalog_has_is_not_found(tmp_path: Path, qwen2: Path) -> None:

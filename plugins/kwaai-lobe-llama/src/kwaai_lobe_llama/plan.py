@@ -34,6 +34,11 @@ class Plan:
     exact: bool = False
     gate_folder: str = ""
 
+    @property
+    def cells(self) -> int:
+        """KV cells of one session: llama.cpp makes its context a multiple of 256."""
+        return padded(self.context)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -61,6 +66,13 @@ class Plan:
             exact=True,
         )
 
+
+def padded(tokens: int) -> int:
+    """The cells of a context of so many tokens."""
+    return -(-tokens // PAD) * PAD
+
+
+PAD = 256
 
 EXACT_CHUNK = 128
 """Rows of a canonical prefill chunk of an exact worker, at absolute multiples of itself."""

@@ -10,12 +10,11 @@ from pathlib import Path
 from kwaai_core import ModelFileError
 from kwaai_core.gguf import GgufFile
 from kwaai_lobe_llama.architectures import check_architecture
-from kwaai_lobe_llama.plan import Plan
+from kwaai_lobe_llama.plan import PAD, Plan, padded
 from kwaai_lobe_llama.settings import LlamaSettings
 
 DEFAULT_CONTEXT = 8192
 _SMALLEST_CONTEXT = 512
-_PAD = 256  # llama.cpp pads a context to this
 _WORKER_BYTES = 64 << 20  # an interpreter, the libraries, the buffers of a computation
 _KV_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0, "q8_0": 8.5}
 _LONE_ROW_DIFFERS = ("F32", "F16", "BF16", "IQ4_NL", "IQ4_XS")
@@ -44,10 +43,12 @@ def make_plan(
     wanted = settings.context or min(file.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     context, streams = _fit(wanted, settings, per_token, memory - weights)
     if not streams:
-        need = weights + per_token * min(wanted, _SMALLEST_CONTEXT)
+        least = settings.context or _SMALLEST_CONTEXT
+        need = weights + per_token * padded(least)
         raise ModelFileError(
-            f"{file.path} needs at least {need >> 20} MiB of memory and there are "
-            f"{memory >> 20} MiB: set [llama] memory, or context, in kwaai.toml"
+            f"{file.path} needs at least {_mebibytes(need)} MiB of memory for a context of {least} "
+            f"tokens, and there are {memory >> 20} MiB: set [llama] memory, or context, in "
+            "kwaai.toml"
         )
     plan = Plan(
         path=str(file.path),
@@ -63,20 +64,24 @@ def make_plan(
     )
     if exact:
         plan = plan.as_exact(**row_limits([t.type for t in file.tensors if len(t.shape) > 1]))
-    return Planned(plan, weights + per_token * context * streams)
+    return Planned(plan, weights + per_token * plan.cells * streams)
 
 
 def _fit(wanted: int, settings: LlamaSettings, per_token: int, room: int) -> tuple[int, int]:
     """(context, streams); no streams where nothing fits."""
-    padded = -(-wanted // _PAD) * _PAD
+    cells = padded(wanted)
     if settings.context:  # a number that the user chose is kept, with as many streams as fit
-        return padded, max(0, min(settings.streams, room // (per_token * padded)))
+        return wanted, max(0, min(settings.streams, room // (per_token * cells)))
     for streams in (settings.streams, max(1, settings.streams // 2), 1):
-        fitting = room // (per_token * streams) // _PAD * _PAD
-        if fitting >= min(padded, _SMALLEST_CONTEXT * 4):
-            return min(padded, fitting), streams
-    fitting = room // per_token // _PAD * _PAD
-    return (min(padded, fitting), 1) if fitting >= _SMALLEST_CONTEXT else (0, 0)
+        fitting = room // (per_token * streams) // PAD * PAD
+        if fitting >= min(cells, _SMALLEST_CONTEXT * 4):
+            return min(wanted, fitting), streams
+    fitting = room // per_token // PAD * PAD
+    return (min(wanted, fitting), 1) if fitting >= _SMALLEST_CONTEXT else (0, 0)
+
+
+def _mebibytes(size: int) -> int:
+    return -(-size >> 20)  # rounded up, so that what is asked for is enough
 
 
 def row_limits(types: Sequence[str]) -> dict[str, int]:

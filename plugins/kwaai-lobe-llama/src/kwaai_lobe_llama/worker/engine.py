@@ -65,7 +65,7 @@ class Engine:
 
     def _open(self, plan: Plan) -> C.llama_context_p:
         params = C.llama_context_default_params()
-        params.n_ctx = plan.context * plan.streams
+        params.n_ctx = plan.cells * plan.streams
         params.n_seq_max = plan.streams
         params.n_batch = params.n_ubatch = max(plan.chunk, plan.streams + 1)
         params.n_outputs_max = plan.streams + 1  # logits of a whole chunk would cost 300 MB

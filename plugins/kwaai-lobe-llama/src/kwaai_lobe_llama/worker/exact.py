@@ -90,7 +90,7 @@ def check(engine: Engine, *, report: Callable[[str], None] = lambda _: None) -> 
 
 def _prompts(engine: Engine) -> Iterator[list[int]]:
     draw = random.Random(20)
-    room = engine.plan.context - ANSWER
+    room = engine.plan.cells - ANSWER
     for length in PROMPTS[-engine.plan.streams :]:
         yield [draw.randrange(engine.n_vocab) for _ in range(min(length, room))]
 
@@ -171,7 +171,7 @@ def pass_gate(
 
 
 def _file(plan: Plan, key: str) -> Path | None:
-    tried = f"{plan.max_rows} rows of {plan.streams} sessions of {plan.context} tokens"
+    tried = f"{plan.max_rows} rows of {plan.streams} sessions of {plan.cells} tokens"
     name = hashlib.sha256(f"{plan.digest}\n{tried}\n{key}".encode()).hexdigest()
     return Path(plan.gate_folder, f"{name[:32]}.json") if plan.gate_folder else None
 

@@ -298,7 +298,7 @@ class Scheduler:
 
     def _dummy(self, number: int) -> Row:
         stream = self._streams[number]
-        if len(stream.tokens) >= self._plan.context:  # make room for one cell
+        if len(stream.tokens) >= self._plan.cells:  # make room for one cell
             stream.tokens.pop()
             stream.chunked = min(
                 stream.chunked, len(stream.tokens) // self._plan.chunk * self._plan.chunk
