@@ -159,7 +159,7 @@ def test_what_the_gate_found_is_kept_and_a_damaged_note_is_not_believed(
     plan = exact_plan(qwen2, 1, tmp_path)
     lines: list[str] = []
     pass_gate(plan, describe(plan), Engine, lines.append).close()
-    assert lines
+    assert "before the first exact answer" in lines[0] and "passed in" in lines[-1]
     (note,) = tmp_path.iterdir()
     lines.clear()
     pass_gate(plan, describe(plan), Engine, lines.append).close()
