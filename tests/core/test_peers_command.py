@@ -139,6 +139,13 @@ async def test_invite_and_join_and_both_show_each_other(home: Home) -> None:
         assert json.loads(await two.works("ping", one.peer, "--json"))["rtt"] >= 0
 
 
+async def test_the_name_of_an_owner_does_not_steer_a_terminal(home: Home) -> None:
+    owned = FakeIdentity("one", owner=fake_owner("Ada\x1b[2J\u202e\nLovelace"))
+    async with home.runs("one", owned) as one, home.runs("two") as two:
+        await two.works("join", (await one.works("invite")).strip())
+        assert "  owner    Ada?[2J??Lovelace, person, did:" in await two.works("ls")
+
+
 async def test_what_may_be_done_with_an_invitation(home: Home) -> None:
     async with home.runs("one") as one, home.runs("two") as two, home.runs("three") as three:
         made = json.loads(await one.works("invite", "--may-invite", "--json"))

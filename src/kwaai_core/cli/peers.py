@@ -125,14 +125,16 @@ def _say(document: Any, as_json: bool, text: str) -> None:
 
 def _text(peer: Mapping[str, Any]) -> str:
     state = "  blocked" if peer["blocked"] else "" if peer["admitted"] else "  not dealt with"
-    facts = [click.style(peer["peer"], bold=True) + state, f"  did      {peer['did']}"]
+    facts = [f"  did      {peer['did']}"]
     if owner := peer["owner"]:
         facts.append(f"  owner    {owner['name']}, {owner['kind']}, {owner['did']}")
     facts += [f"  group    {group['name']} of {group['founder']}" for group in peer["groups"]]
     if peer["address"]:
         way = f"{'in' if peer['inbound'] else 'out'}bound{', relayed' * peer['relayed']}"
         facts += [f"  address  {peer['address']}", f"  link     {way}, {_rtt(peer['rtt'])}"]
-    return "\n".join(facts)
+    # what peers call themselves must not steer a terminal
+    plain = ["".join(c if c.isprintable() else "?" for c in fact) for fact in facts]
+    return "\n".join([click.style(peer["peer"], bold=True) + state, *plain])
 
 
 def _rtt(seconds: float | None) -> str:
