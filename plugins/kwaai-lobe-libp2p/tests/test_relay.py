@@ -18,7 +18,9 @@ from .conftest import ECHO, Node, Nodes, echo
 async def has_place(node: Node) -> str:
     """The node's address through its relay, once it has one."""
     with trio.fail_after(10):
-        while not (there := [one for one in node.transport.addresses if "circuit" in one]):
+        while not (  # noqa: ASYNC110 - addresses tell nobody that they change
+            there := [one for one in node.transport.addresses if "circuit" in one]
+        ):
             await trio.sleep(0.01)
     return there[0]
 
