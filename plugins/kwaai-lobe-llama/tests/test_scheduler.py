@@ -55,7 +55,7 @@ class FakeEngine:
         self._maybe_abort()
         self.calls.append(len(rows))
         for row in rows:
-            assert row.position == len(self.cells[row.stream]) < self.plan.context
+            assert row.position == len(self.cells[row.stream]) < self.plan.cells
             self.cells[row.stream].append(row.token)
         self.outputs = [following(self.cells[row.stream]) for row in rows]
 
@@ -67,7 +67,7 @@ class FakeEngine:
             assert position % self.plan.chunk == 0
         self._maybe_abort()
         self.cells[stream] += tokens
-        assert len(self.cells[stream]) < self.plan.context
+        assert len(self.cells[stream]) < self.plan.cells
         self.outputs = [-1] * (len(tokens) - 1) + [following(self.cells[stream]) if output else -1]
 
     def abort(self) -> None:
@@ -277,8 +277,8 @@ def test_an_idle_stream_that_is_full_still_lends_a_row() -> None:
     plan = replace(PLAN, exact=True, min_rows=2, streams=2)
     engine, sink = FakeEngine(plan), Collected()
     scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
-    engine.cells[1] = [1] * plan.context
-    scheduler._streams[1].tokens = [1] * plan.context
+    engine.cells[1] = [1] * plan.cells
+    scheduler._streams[1].tokens = [1] * plan.cells
     scheduler.submit(session(0, [3, 3, 4], 10))
     run(scheduler)
     assert sink.texts.get(0, "") == spelled(answer([3, 3, 4], 10))
