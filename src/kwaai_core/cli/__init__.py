@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = cli.main(words, standalone_mode=False, color=colour)
         sys.exit(code if isinstance(code, int) else 0)  # what a command gave to Context.exit
     except click.ClickException as error:
-        if isinstance(error, click.UsageError) and error.message.startswith("No such command"):
-            error.message += " It may be that of a lobe: pip install kwaai-lobe-<its name>"
         error.show()
+        if "No such command" in error.format_message():
+            click.echo("It may be that of a lobe: pip install kwaai-lobe-<its name>", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
