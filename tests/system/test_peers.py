@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,26 +66,29 @@ def test_two_nodes_join_and_show_each_other(homes: tuple[Home, Home]) -> None:
         assert "was used before, or has expired" in again.stderr
 
 
+def test_members_find_each_other_again(homes: tuple[Home, Home]) -> None:
+    one, two = homes
+    with both(one, two):
+        kwaai(two, "peers", "join", "-", said=kwaai(one, "peers", "invite"))
+    with both(one, two) as (first, _):
+        first.wait_for(lambda: any(peer["admitted"] and peer["address"] for peer in peers(one)))
+
+
 def test_a_block_outlives_the_node(homes: tuple[Home, Home]) -> None:
     one, two = homes
     with both(one, two):
         kwaai(two, "peers", "join", "-", said=kwaai(one, "peers", "invite"))
         peer = identity(two)["peer_id"]
         assert kwaai(one, "peers", "block", peer) == f"blocked {peer}\n"
-    with both(one, two) as (first, _):
-
-        def seen() -> dict[str, Any]:
-            (found,) = peers(one)
-            return found
-
-        assert (seen()["blocked"], seen()["admitted"], seen()["address"]) == (True, False, None)
+    with both(one, two):
+        denied = one.kwaai("peers", "ping", peer)
+        assert (denied.returncode, "is blocked here" in denied.stderr) == (1, True)
+        (seen,) = peers(one)
+        assert (seen["blocked"], seen["admitted"]) == (True, False)
         kwaai(one, "peers", "unblock", peer)
-        assert peers(one) == []
-        line = kwaai(one, "peers", "invite")
-        kwaai(two, "peers", "join", "-", said=line)
-        assert seen()["admitted"]
-        running: Callable[[], bool] = lambda: bool(seen()["address"])  # noqa: E731
-        first.wait_for(running)
+        kwaai(two, "peers", "join", "-", said=kwaai(one, "peers", "invite"))
+        (seen,) = peers(one)
+        assert (seen["blocked"], seen["admitted"]) == (False, True)
 
 
 def test_an_inviter_that_is_gone_is_said_with_the_cause(homes: tuple[Home, Home]) -> None:
