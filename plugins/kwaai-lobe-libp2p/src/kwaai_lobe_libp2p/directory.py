@@ -28,6 +28,9 @@ REFRESH = 300.0
 LOOK = 0.5
 """How many seconds pass between two looks at who is connected."""
 
+SETTLE = 0.2, 1.0
+"""How many seconds a node waits, at least and at most, before it looks for those near it."""
+
 SEARCH = 10.0
 
 
@@ -102,17 +105,21 @@ class Directory:
     async def renew(self) -> None:
         """Keep the routing table alive, until it is cancelled.
 
-        Peers that are connected anew are asked for this node's own place, and so hear of it; now
-        and then that is done again, and for a place chosen by chance.
+        A peer that is connected anew and not heard of yet is asked for this node's own place, and
+        so hears of it. All that are near it are only looked for once, and then now and then:
+        otherwise each new connection would make many more, at everybody.
         """
         known: set[str] = set()
         due = 0.0
         while True:
             linked = {link.peer for link in self._streams.links()}
-            late = trio.current_time() >= due
-            if linked - known or late:
+            for peer in linked - known:
+                await self.kademlia.introduce(peer)
+            if not linked and not len(self.kademlia.table):
+                due = 0.0
+            elif trio.current_time() >= due:
+                await trio.sleep(random.uniform(*SETTLE))
                 await self.kademlia.search(self.kademlia.position, seconds=SEARCH)
-            if late:
                 await self.kademlia.search(random.randbytes(32), seconds=SEARCH)
                 due = trio.current_time() + REFRESH * random.uniform(0.75, 1.25)
             known = linked

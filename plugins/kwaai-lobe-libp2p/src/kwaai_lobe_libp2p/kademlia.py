@@ -159,6 +159,13 @@ class Kademlia:
             if card.kind == "contact" and card.peer != self._identity.peer_id:
                 lookup.learn(Contact(card.peer, position_of(card.peer), card, 0.0))
 
+    async def introduce(self, peer: str) -> None:
+        """Let a peer know of this node, unless it is in the routing table, so knows already."""
+        if peer in self.table or not self._allows(peer, messages.PROTOCOL):
+            return
+        with suppress(KwaaiError):  # then it takes no part
+            await self._find(Contact(peer, position_of(peer), None, 0.0), self.position)
+
     async def _find(
         self, contact: Contact, key: bytes
     ) -> tuple[Sequence[Statement], Sequence[Statement]]:

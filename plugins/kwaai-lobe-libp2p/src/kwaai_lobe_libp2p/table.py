@@ -41,6 +41,9 @@ class Table:
     def __len__(self) -> int:
         return sum(map(len, self._buckets.values()))
 
+    def __contains__(self, peer: object) -> bool:
+        return any(peer in bucket for bucket in self._buckets.values())
+
     def __iter__(self) -> Iterator[Contact]:
         for bucket in self._buckets.values():
             yield from bucket.values()
