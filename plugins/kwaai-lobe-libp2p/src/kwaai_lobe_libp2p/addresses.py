@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kwaai_core import RequestError
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*\.?")
-_PEER = re.compile(r"[1-9A-HJ-NP-Za-km-z]{40,64}")
+_PEER = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")  # of an Ed25519 key: no other is taken
 _CIRCUIT = "/p2p-circuit"
 
 
