@@ -30,6 +30,11 @@ table ip nat {
   }
 }
 table ip filter {
+  chain in {
+    type filter hook input priority 0; policy drop
+    iifname "lan" accept
+    ct state established,related accept
+  }
   chain through {
     type filter hook forward priority 0; policy drop
     iifname "lan" accept
@@ -74,9 +79,9 @@ class Host:
     def command(self, *words: str | Path) -> list[str | Path]:
         return [*(["ip", "netns", "exec", self.name] if self.name else []), *words]
 
-    def kwaai(self, *words: str) -> str:
-        """What a command of ``kwaai`` prints; it must succeed."""
-        done = subprocess.run(
+    def call(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of ``kwaai`` to its end."""
+        return subprocess.run(
             self.command(KWAAI, *words),
             env=self.home.environment,
             capture_output=True,
@@ -84,6 +89,10 @@ class Host:
             timeout=START_S,
             check=False,
         )
+
+    def kwaai(self, *words: str) -> str:
+        """What a command of ``kwaai`` prints; it must succeed."""
+        done = self.call(*words)
         assert done.returncode == 0, f"kwaai {' '.join(words)}: {done.stderr or done.stdout}"
         return done.stdout
 

@@ -19,7 +19,7 @@ from kwaai_core.node import Node
 from kwaai_core.peering import StreamHandler
 from kwaai_core.testing.nodes import load_lobe, open_test_node
 
-SETTINGS: Mapping[str, Any] = {"libp2p": {"listen": ["/ip4/127.0.0.1/tcp/0"]}}
+SETTINGS: Mapping[str, Any] = {"libp2p": {"listen": ["/ip4/127.0.0.1/tcp/0"], "relay": True}}
 OPEN: Mapping[str, Any] = {**SETTINGS, "peers": {"open_to": "anyone"}}
 
 
