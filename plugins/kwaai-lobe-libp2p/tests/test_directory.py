@@ -22,8 +22,9 @@ from kwaai_core import (
 )
 from kwaai_core.testing.identities import FakeIdentity
 from kwaai_core.testing.network import Line, MemoryTransport, Network
-from kwaai_lobe_libp2p import messages
+from kwaai_lobe_libp2p import kademlia, messages
 from kwaai_lobe_libp2p.directory import Directory, open_directory
+from kwaai_lobe_libp2p.rates import Rates
 from kwaai_lobe_libp2p.statements import MAX_LIFE, Kind, Statement, key_of, seal
 
 
@@ -218,6 +219,31 @@ async def test_a_node_that_lost_its_state_goes_above_what_it_signed(
             record = await nodes[2].directory.lookup(node.peer, "status", seconds=5)
             assert record is not None and record.body == b"after"
             assert record.sequence > 1000
+
+
+class Counting(Rates):
+    """Rates that count the questions."""
+
+    asked = 0
+
+    def take(self, peer: str, tokens: float = 1.0) -> bool:
+        self.asked += 1
+        return super().take(peer, tokens)
+
+
+async def test_many_who_come_at_once_do_not_drown_one_another_in_questions(
+    autojump_clock: MockClock, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kademlia, "Rates", Counting)
+    size = 40
+    async with swarm(network, size) as nodes:
+        rates = [node.directory.kademlia._rates for node in nodes]
+        asked = sum(one.asked for one in rates if isinstance(one, Counting))
+        assert len(nodes[1].directory.kademlia.table) > size // 2
+        # each looks for two places, and introduces itself to those to whom it is connected
+        assert asked <= 4 * size * size
+        await trio.sleep(100)
+        assert sum(one.asked for one in rates if isinstance(one, Counting)) == asked
 
 
 async def test_providers_of_a_key(autojump_clock: MockClock, network: Network) -> None:
