@@ -287,6 +287,34 @@ async def test_what_connected_too_late_is_closed() -> None:
         await late.aclose()
 
 
+def test_what_comes_when_nobody_waits_any_more_is_closed() -> None:
+    arrival = data_channel._Arrival()
+    before, after = socket.socketpair()
+    with after:
+        arrival.end()
+        arrival.put(before)
+        assert arrival.take() is None and before.fileno() == -1
+
+
+async def test_a_dial_that_is_cut_off_when_it_was_welcome_leaks_nothing() -> None:
+    async with open_data_channels([HERE]) as channels:
+        ticket = bytes(data_channel.TICKET)
+        offer = data_channel._Offer(b"", channels.ports, ticket)
+        with channels._expecting(ticket), trio.CancelScope() as scope:
+            welcome = trio.SocketStream.receive_some
+
+            async def cut_off(stream: trio.SocketStream, most: int | None = None) -> bytes:
+                data = await welcome(stream, most)
+                scope.cancel()
+                return bytes(data)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(trio.SocketStream, "receive_some", cut_off)
+                made = await data_channel._dial(HERE, offer)
+            assert made is not None
+            made.close()
+
+
 @pytest.fixture
 def unused_tcp_port() -> int:
     with socket.socket() as one:

@@ -53,15 +53,24 @@ class _Offer:
 
 
 class _Arrival:
-    """Who comes with a ticket; whoever waits for it closes what came and was not taken."""
+    """Who comes with a ticket; what nobody takes, or what comes when nobody waits, is closed."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._there = trio.Event()
+        self._over = False
 
     def put(self, came: socket.socket) -> None:
-        self._socket = came
-        self._there.set()
+        if self._over:
+            came.close()
+        else:
+            self._socket = came
+            self._there.set()
+
+    def end(self) -> None:
+        self._over = True
+        if (late := self.take()) is not None:
+            late.close()
 
     async def wait(self) -> None:
         await self._there.wait()
@@ -136,8 +145,7 @@ class DataChannels:
             yield arrival
         finally:
             self._awaited.pop(ticket, None)
-            if (late := arrival.take()) is not None:
-                late.close()
+            arrival.end()
 
     async def admit(self, stream: trio.SocketStream) -> None:
         """Hand a connection to who expects it. The caller closes ``stream`` in any case."""
@@ -185,10 +193,13 @@ async def _dial(host: str | None, offer: _Offer) -> socket.socket | None:
         return None
     with trio.move_on_after(DIAL):
         try:
-            async with await trio.open_tcp_stream(host, port) as stream:
+            stream = await trio.open_tcp_stream(host, port)
+            try:
                 await stream.send_all(offer.ticket)
                 if await stream.receive_some(len(_WELCOME)) == _WELCOME:
                     return _plain(stream)
+            finally:
+                stream.socket.close()  # not by aclose(): cancelled there, it loses the other handle
         except (OSError, trio.BrokenResourceError):
             pass  # there is no way, which is an answer too
     return None
