@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING
 
 from kwaai_core import PeerDenied, PeerLost, PeerUnreachable, ProtocolRefused, Stream
 from kwaai_core.testing.identities import FakeIdentity
+from kwaai_lobe_libp2p.remedies import Outbox
 
 from .conftest import ECHO, Node, Nodes, echo
 
@@ -217,6 +220,29 @@ async def test_a_frozen_peer_is_noticed_within_five_seconds(nodes: Nodes, tmp_pa
             process.send_signal(signal.SIGSTOP)
             assert await lost_within(stream) < 5
         assert not one.transport.links()
+
+
+async def test_who_was_held_up_itself_does_not_blame_its_peers(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_up = trio.Event()
+
+    async def hold_up() -> None:
+        held_up.set()
+        time.sleep(3.5)  # noqa: ASYNC251 - as a laptop that was shut does, or too much other work
+
+    async def put(self: Outbox, frame: bytes) -> None:
+        await stock(self, frame)
+        if frame[1] == TYPE_PING and frame[3] == FLAG_SYN and not held_up.is_set():
+            trio.lowlevel.spawn_system_task(hold_up)
+
+    stock = Outbox.put
+    async with nodes.pair() as (one, two):
+        monkeypatch.setattr(Outbox, "put", put)
+        await held_up.wait()
+        await trio.sleep(0.3)
+        assert one.transport.links()
+        await answers(one, two.peer)
 
 
 # -- numbers ---------------------------------------------------------------------------------------

@@ -37,6 +37,9 @@ UNREAD = 256 << 20
 PING_EVERY, PONG_WITHIN = 1.5, 3.0
 """A peer from which nothing comes that long after a ping is frozen, or cut off."""
 
+STALL = 0.2
+"""Where the time for an answer is over by as much, this process was held up, and asks again."""
+
 WRITE_WITHIN = 15.0
 """How many seconds the kernel may take to accept one batch of frames."""
 
@@ -239,9 +242,10 @@ async def _watch(self: Yamux) -> None:
                 await _ping(self, PONG_WITHIN)
             except ConnectionClosedError as error:
                 _give_up(self, str(error))
-            if parts.heard < asked:
+            held_up = trio.current_time() - asked - PONG_WITHIN > STALL
+            if parts.heard < asked and not held_up:
                 _give_up(self, f"nothing has come from it for {PONG_WITHIN} s")
-            await trio.sleep(PING_EVERY)
+            await trio.sleep(0 if held_up else PING_EVERY)
 
 
 async def _ping(self: Yamux, seconds: float) -> None:
