@@ -1,7 +1,7 @@
 """``python -m benchmarks.transport``: the transport between two processes on loopback.
 
 Echoes on an open stream, bulk in both directions, connections one after the other and at once,
-streams opened and closed, and what that leaves behind.
+streams opened and closed, and what that leaves behind; echoes on a data channel.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from subprocess import PIPE
 
 import trio
 
+from benchmarks import data_channel
 from kwaai_core import Stream, StreamEnded, Transport
 from kwaai_core.testing import FakeIdentity
 from kwaai_core.testing.fakes import FakeHost
@@ -187,6 +188,10 @@ async def main(quick: int) -> None:
             async with opened(Path(folder), "client") as one:
                 await measure(one, line.decode().strip(), Path(folder), quick)
             process.kill()
+    channel = await data_channel.measure(5000 // quick)
+    times = f"median {channel.median:.3f} ms, p99 {channel.p99:.3f} ms"
+    say(f"echo of {data_channel.SIZE} bytes, data channel", times)
+    say("a data channel opened", f"median {channel.opening:.1f} ms")
 
 
 if __name__ == "__main__":
