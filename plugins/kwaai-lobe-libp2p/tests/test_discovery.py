@@ -11,6 +11,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
+from zeroconf import NonUniqueNameException
 
 from kwaai_core import Link, PeerUnreachable
 from kwaai_core.testing.identities import FakeIdentity
@@ -181,6 +182,12 @@ async def test_two_nodes_find_each_other_on_the_local_network_and_the_loop_goes_
     assert heard[1][0] == (PEERS[2], (address(2),))
     assert heard[2][0] == (PEERS[1], (address(1),))
     assert longest < 0.5
+
+
+@pytest.mark.parametrize("error", [NonUniqueNameException(), RuntimeError("No interfaces")])
+def test_what_the_library_raises_is_one_error(error: Exception) -> None:
+    with pytest.raises(OSError, match="multicast DNS fails"), mdns._as_os_error():
+        raise error
 
 
 def test_what_is_told_is_heard() -> None:

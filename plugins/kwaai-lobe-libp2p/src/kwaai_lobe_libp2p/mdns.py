@@ -11,10 +11,19 @@ import logging
 import random
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import trio
-from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceListener, Zeroconf
+from zeroconf import (
+    Error,
+    InterfaceChoice,
+    IPVersion,
+    ServiceBrowser,
+    ServiceInfo,
+    ServiceListener,
+    Zeroconf,
+)
 
 from kwaai_lobe_libp2p.statements import plausible
 
@@ -116,15 +125,24 @@ async def run(
 
 
 def _open(interfaces: Sequence[str] | None) -> Zeroconf:
-    if interfaces is None:
-        return Zeroconf(ip_version=IPVersion.V4Only)
-    return Zeroconf(list(interfaces), ip_version=IPVersion.V4Only)
+    use = InterfaceChoice.All if interfaces is None else list(interfaces)
+    with _as_os_error():
+        return Zeroconf(use, ip_version=IPVersion.V4Only)
 
 
 def _begin(zeroconf: Zeroconf, info: ServiceInfo, listener: _Listener) -> None:
-    if info.properties:
-        zeroconf.register_service(info)
-    ServiceBrowser(zeroconf, SERVICE, listener=listener)
+    with _as_os_error():
+        if info.properties:
+            zeroconf.register_service(info)
+        ServiceBrowser(zeroconf, SERVICE, listener=listener)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except (Error, RuntimeError) as error:  # of a machine without a network, or two of one name
+        raise OSError(f"multicast DNS fails: {error!r}") from error
 
 
 async def _hear_all(
