@@ -369,6 +369,17 @@ async def _read(self: YamuxStream, n: int | None = -1) -> bytes:
     return data
 
 
+async def forget(stream: YamuxStream) -> None:
+    """Drop all that is kept of a stream that was reset, also what has come in meanwhile.
+
+    Stock keeps what nobody will read for a minute.
+    """
+    conn = stream.conn
+    async with conn.streams_lock:
+        conn.stream_buffers.get(stream.stream_id, bytearray()).clear()
+        conn._finalize_stream_locked(stream, fully_closed=True)  # noqa: SLF001
+
+
 def mend() -> None:
     """Put every remedy in its place."""
     check_version(version("libp2p"))

@@ -10,6 +10,7 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from kwaai_core import FrameError, PeerLost
 from kwaai_core.framing import END, FrameReader, framed
 from kwaai_core.peering import DEADLINE
+from kwaai_lobe_libp2p import remedies
 from kwaai_lobe_libp2p.tasks import within
 
 _CHUNK = 1 << 18
@@ -89,11 +90,11 @@ class ByteStream:
         self._given_up = True
         muxed = self._muxed
         with trio.CancelScope(shield=True):  # brief: it waits for nobody
-            muxed.conn.stream_buffers.get(muxed.stream_id, bytearray()).clear()
             try:
                 await muxed.reset()
             except _BROKEN:
                 pass  # the connection is gone, and the stream with it
+            await remedies.forget(muxed)
 
 
 class FrameStream:
