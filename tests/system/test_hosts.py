@@ -104,9 +104,12 @@ def behind_routers(net: Net) -> Iterator[tuple[Host, Host, Host]]:
 
 
 def ping(here: Host, there: Host) -> float:
-    """The round trip in seconds, once there is a way: a relay is asked for a place in its time."""
+    """The round trip in seconds, once there is a way.
+
+    A relay that refused a place before its asker had joined is asked again up to two minutes later.
+    """
     words = ("peers", "ping", facts(there)["peer_id"], "--json")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (done := here.call(*words)).returncode:
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.5)
