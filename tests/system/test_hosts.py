@@ -106,7 +106,7 @@ def behind_routers(net: Net) -> Iterator[tuple[Host, Host, Host]]:
 def ping(here: Host, there: Host) -> float:
     """The round trip in seconds, once there is a way.
 
-    A relay that refused a place before its asker had joined is asked again up to two minutes later.
+    A relay that refused a place before its asker had joined is asked again half a minute later.
     """
     words = ("peers", "ping", facts(there)["peer_id"], "--json")
     deadline = time.monotonic() + 180

@@ -42,7 +42,7 @@ PLACES, CIRCUITS, CIRCUITS_EACH = 256, 128, 16
 """For how many peers a relay keeps one; how many circuits it carries, and from one peer."""
 
 ASK = 10.0
-RETRY = 2.0, 120.0
+RETRY = 2.0, 30.0
 _LONGEST = 4096
 
 M = TypeVar("M", HopMessage, StopMessage)
