@@ -109,7 +109,7 @@ def ping(here: Host, there: Host) -> float:
     A relay that refused a place before its asker had joined is asked again half a minute later.
     """
     words = ("peers", "ping", facts(there)["peer_id"], "--json")
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 100
     while (done := here.call(*words)).returncode:
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.5)
