@@ -15,8 +15,17 @@ import pytest
 import trio
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING
 
-from kwaai_core import PeerDenied, PeerLost, PeerUnreachable, ProtocolRefused, Stream
+from kwaai_core import (
+    KwaaiError,
+    PeerDenied,
+    PeerLost,
+    PeerUnreachable,
+    ProtocolRefused,
+    RequestError,
+    Stream,
+)
 from kwaai_core.testing.identities import FakeIdentity
+from kwaai_lobe_libp2p import addresses
 from kwaai_lobe_libp2p.remedies import Outbox
 
 from .conftest import ECHO, Node, Nodes, echo
@@ -44,6 +53,48 @@ async def unused_port() -> int:
 
 
 # -- dialling --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a" * 64 + ".com", "b." + "a" * 64, "a..b", "-a.b", "a-.b"])
+def test_names_that_no_resolver_takes_are_no_addresses(name: str) -> None:
+    with pytest.raises(RequestError):
+        addresses.parse(f"/dns4/{name}/tcp/4001")
+
+
+@pytest.mark.parametrize("error", [UnicodeError("label too long"), OSError(28, "no space left")])
+async def test_an_error_while_a_peer_is_dialled_or_greeted_is_that_dial_s(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async with nodes.pair() as (one, two), nodes("three") as three:
+        with monkeypatch.context() as patch:
+            patch.setattr(one.door, "greet", fails)
+            with pytest.raises(KwaaiError):
+                await one.transport.connect(three.transport.addresses)
+        with monkeypatch.context() as patch:
+            patch.setattr(trio, "open_tcp_stream", fails)
+            with pytest.raises(PeerUnreachable):
+                await one.transport.connect(three.transport.addresses)
+        await answers(one, two.peer)
+
+
+async def test_strangers_who_hold_streams_do_not_keep_members_out(nodes: Nodes) -> None:
+    async with (
+        nodes("one", max_connections=3) as one,
+        nodes("member") as member,
+        AsyncExitStack() as stack,
+    ):
+        strangers = [await stack.enter_async_context(nodes(f"stranger {n}")) for n in range(3)]
+        one.door.shut.update(stranger.peer for stranger in strangers)
+        for stranger in strangers:
+            await stranger.transport.connect(one.transport.addresses)
+            await stranger.transport.network.open(one.peer, "/ipfs/ping/1.0.0")
+        await member.transport.connect(one.transport.addresses)
+        assert await member.transport.ping(one.peer) > 0
+        await eventually(lambda: member.peer in {link.peer for link in one.transport.links()})
 
 
 async def test_addresses_that_lead_nowhere_do_not_hinder(nodes: Nodes) -> None:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from kwaai_core import RequestError
 
-_NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*\.?")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?")
 _PEER = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")  # of an Ed25519 key: no other is taken
 _CIRCUIT = "/p2p-circuit"
 

@@ -119,7 +119,7 @@ class Announcements:
                 try:
                     async with self._room:
                         own.holders = await self._announce(own)
-                except OSError as error:  # of the file of sequence numbers
+                except (KwaaiError, OSError) as error:  # of the identity, or the file of numbers
                     own.holders = set()
                     _log.warning("%s could not be published: %s", own.name, error)
                 own.tried.set()

@@ -160,7 +160,7 @@ class DataChannels:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + SHOW):
                         await stream.send_all(_WELCOME)
                         arrival.put(_plain(stream))
-            except (trio.BrokenResourceError, trio.ClosedResourceError, PeerLost):
+            except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, PeerLost):
                 pass  # it is gone, and where it was expected the other end says so
             finally:
                 del self._half_open[scope]

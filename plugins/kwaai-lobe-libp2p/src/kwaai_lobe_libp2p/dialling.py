@@ -78,7 +78,7 @@ class Dialler:
             stream = await self._stream(address)
             there = replace(_at(stream) or address, peer=address.peer, relay=address.relay)
             connection = await self._handshake.outbound(stream, there)
-        except (OSError, PeerUnreachable) as error:
+        except (OSError, ValueError, PeerUnreachable) as error:  # a name no resolver can take
             causes[address] = _cause(error)
             self._book.failed(address, causes[address])
             failed.set()
@@ -105,9 +105,11 @@ def _at(stream: trio.abc.Stream) -> Address | None:
         return None  # it is gone already, as the handshake will find
 
 
-def _cause(error: OSError | PeerUnreachable) -> str:
+def _cause(error: OSError | ValueError | PeerUnreachable) -> str:
     if isinstance(error, PeerUnreachable):
         return error.message
+    if isinstance(error, ValueError):
+        return str(error)
     inner = error.__cause__ if error.strerror is None else None
     if isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]

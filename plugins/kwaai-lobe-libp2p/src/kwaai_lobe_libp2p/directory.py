@@ -112,7 +112,9 @@ class Directory:
         known: set[str] = set()
         due = 0.0
         while True:
-            linked = {link.peer for link in self._streams.links()}
+            links = (link.peer for link in self._streams.links())
+            # who is let in later than it was connected, as by joining, is new then
+            linked = {peer for peer in links if self.kademlia.deals_with(peer)}
             for peer in linked - known:
                 await self.kademlia.introduce(peer)
             if not linked and not len(self.kademlia.table):

@@ -110,7 +110,7 @@ class Kademlia:
         for contact in self.table.nearest(key, max(width, BUCKET)):
             lookup.learn(contact)
         for link in self._streams.links():
-            if self._allows(link.peer, messages.PROTOCOL):
+            if self.deals_with(link.peer):
                 lookup.learn(Contact(link.peer, position_of(link.peer), None, 0.0))
         for statement in (*self.shelf.at(key, self._now()), *self.own(key)):
             lookup.add(statement)
@@ -159,9 +159,13 @@ class Kademlia:
             if card.kind == "contact" and card.peer != self._identity.peer_id:
                 lookup.learn(Contact(card.peer, position_of(card.peer), card, 0.0))
 
+    def deals_with(self, peer: str) -> bool:
+        """Whether the door lets a peer in, so whether it is asked."""
+        return self._allows(peer, messages.PROTOCOL)
+
     async def introduce(self, peer: str) -> None:
         """Let a peer know of this node, unless it is in the routing table, so knows already."""
-        if peer in self.table or not self._allows(peer, messages.PROTOCOL):
+        if peer in self.table or not self.deals_with(peer):
             return
         with suppress(KwaaiError):  # then it takes no part
             await self._find(Contact(peer, position_of(peer), None, 0.0), self.position)

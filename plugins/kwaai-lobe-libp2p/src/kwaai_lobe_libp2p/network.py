@@ -35,6 +35,9 @@ from kwaai_lobe_libp2p.tasks import background
 NEGOTIATION = 8.0
 """How many seconds a peer may take to say what a stream is for."""
 
+_GUESTS = 8
+"""Of so many connections one may be taken, from who uses it least, for a peer not let in yet."""
+
 WireHandler = Callable[[ByteStream], Awaitable[None]]
 
 _greeting: ContextVar[Connection | None] = ContextVar("_greeting", default=None)
@@ -117,7 +120,7 @@ class Network:
         """Carry a connection to its end. Errors, if it was dialled: :class:`PeerDenied`."""
         peer = connection.peer
         try:
-            self._make_room(peer)
+            self._make_room(peer, inbound=connection.inbound)
         except PeerDenied as error:
             connection.discard()
             if not connection.inbound:
@@ -142,7 +145,7 @@ class Network:
         settings = self._settings
         return peer not in settings.deny and (not settings.allow or peer in settings.allow)
 
-    def _make_room(self, peer: str) -> None:
+    def _make_room(self, peer: str, *, inbound: bool = False) -> None:
         """Errors: :class:`PeerDenied`."""
         if peer == self.peer:
             raise PeerDenied(f"{peer} is this node itself")
@@ -153,7 +156,15 @@ class Network:
             self._prune(mine, f"{peer} has {len(mine)} connections", busy=True)
         every = [one for one in self if one.is_up]
         if len(every) >= self._settings.max_connections:
-            self._prune(every, f"this node has {len(every)} connections")
+            guests = [one for one in every if one.inbound and not self._belongs(one.peer)]
+            few = inbound and not self._belongs(peer) and len(guests) * _GUESTS < len(every)
+            among = every if few or not guests else guests
+            why = f"this node has {len(every)} connections"
+            self._prune(among, why, busy=among is guests)
+
+    def _belongs(self, peer: str) -> bool:
+        """Whether the door lets a peer use more than what all may: others make room for it."""
+        return self.lets_in(peer, "")
 
     def _prune(self, among: Sequence[Connection], why: str, *, busy: bool = False) -> None:
         """Close the one that was idle for longest, or with ``busy`` not used for longest.
@@ -206,6 +217,9 @@ class Network:
             self._check_up(found)
         except KwaaiError as error:
             dial.error = error
+        except Exception as error:  # noqa: BLE001 - what a peer said, or a disk: it ends one dial
+            _log.warning("dialling %s failed", peer, exc_info=True)
+            dial.error = PeerUnreachable(f"{peer} cannot be reached: {error!r}")
         finally:
             del self._dials[peer]
             dial.done.set()
