@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -31,7 +31,7 @@ from kwaai_core.errors import (
     RequestError,
 )
 from kwaai_core.peering import Acquaintance, Group, Identity, Stream, Transport
-from kwaai_core.roles import Host, Offer
+from kwaai_core.roles import Describes, Host, Offer
 
 HELLO, JOIN = "/kwaai/hello/1", "/kwaai/join/1"
 MAX_SHOWN = 1 << 18
@@ -252,7 +252,7 @@ class Gate:
 
     async def _renew(self, peer: str, met: _Met, linked: bool) -> None:
         """Meet again who is soon forgotten, or was met before this node knew what it knows now."""
-        with suppress(KwaaiError):
+        with suppress(KwaaiError, OSError):  # of the files that an identity reads
             outdated = met.mine != sha256(self._identity.introduce()).digest()
             if linked and (outdated or self._ends(met)):
                 with suppress(KwaaiError):
@@ -271,6 +271,10 @@ class _Guarded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def describe(self) -> Mapping[str, Any]:
+        """See :class:`kwaai_core.roles.Describes`; python 3.12 asks the class for it."""
+        return self._transport.describe() if isinstance(self._transport, Describes) else {}
 
     @asynccontextmanager
     async def open(self, peer: str, protocol: str, **limits: Any) -> AsyncIterator[Stream]:
