@@ -107,11 +107,15 @@ class Directory:
 
         A peer that is connected anew and not heard of yet is asked for this node's own place, and
         so hears of it. All that are near it are only looked for once, and then now and then:
-        otherwise each new connection would make many more, at everybody.
+        otherwise each new connection would make many more, at everybody. Also when this node is to
+        be reached elsewhere, as over a relay that has a place for it now.
         """
         known: set[str] = set()
+        told: Sequence[str] = ()
         due = 0.0
         while True:
+            if (addresses := tuple(self._streams.addresses)) != told:
+                told, due = addresses, 0.0
             links = (link.peer for link in self._streams.links())
             # who is let in later than it was connected, as by joining, is new then
             linked = {peer for peer in links if self.kademlia.deals_with(peer)}
