@@ -181,7 +181,8 @@ async def main(quick: int) -> None:
             command = [sys.executable, "-m", "benchmarks.transport", "--serve", folder]
             start = partial(trio.run_process, command, stdout=PIPE, check=False)
             process: trio.Process = await nursery.start(start)
-            assert process.stdout is not None
+            if process.stdout is None:
+                raise RuntimeError("the peer process has no standard output")
             line = b""
             while not line.endswith(b"\n"):
                 line += await process.stdout.receive_some()
