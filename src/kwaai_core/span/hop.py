@@ -1,0 +1,134 @@
+"""One hop of a route as the owner of a session sees it: what was sent there, and what came back."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from kwaai_core.span.frames import Flags, Frame
+from kwaai_core.span.hosted import all_finite
+from kwaai_core.span.journal import Journal
+from kwaai_core.span.watch import Pace
+from kwaai_core.types import Span
+
+
+class Place(NamedTuple):
+    """Who runs which blocks: a link to a host, and a span that it holds."""
+
+    link: Hashable
+    span: Span
+
+
+class Blame(StrEnum):
+    """Why a place is of no use to a session; only LOST counts against the peer."""
+
+    LOST = "lost"
+    FULL = "full"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A place that the session cannot use any more, and why. ``retry_after`` is in seconds."""
+
+    place: Place
+    blame: Blame
+    reason: str
+    retry_after: float = 0.0
+
+
+class Flight(NamedTuple):
+    """Steps ``[first, end)`` that were sent as one, and are not answered yet."""
+
+    first: int
+    end: int
+    position: int
+    rows: int
+    silent: bool
+    sent: float
+
+
+@dataclass(slots=True)
+class Timing:
+    """Sums over the steps of a hop, in seconds: from sending to result, of which the host says
+    that so much was waiting and so much computing. ``replayed`` rows were computed again."""
+
+    steps: int = 0
+    rows: int = 0
+    replayed: int = 0
+    total: float = 0.0
+    waited: float = 0.0
+    computed: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Hop:
+    """``done`` steps are applied there and ``sent`` have been sent; ``journal`` holds its inputs.
+    ``furthest`` is the most that were ever sent: what is below it and sent again is a replay.
+
+    ``session`` is its name at the host: each hop has its own, so that one host may have two.
+    ``awaited`` is since when an OPEN or FENCE is unanswered; ``refused`` counts the replays that
+    it asked for since it last completed a step.
+    """
+
+    place: Place
+    journal: Journal
+    pace: Pace
+    furthest: int = 0
+    session: int = field(default_factory=lambda: secrets.randbits(64))
+    sent: int = 0
+    done: int = 0
+    flying: deque[Flight] = field(default_factory=deque)
+    awaited: float | None = None
+    refused: int = 0
+    timing: Timing = field(default_factory=Timing)
+
+    def rewind(self, steps: int) -> None:
+        """So many steps are applied there; whatever else was sent is dropped there."""
+        self.furthest = max(self.furthest, self.sent)
+        self.done = self.sent = steps
+        self.flying.clear()
+
+    def take_off(self, flight: Flight) -> None:
+        """Steps are being sent."""
+        self.flying.append(flight)
+        self.sent = flight.end
+
+    def wrong(self, frame: Frame) -> str:
+        """What is wrong with a RESULT; nothing where it answers the oldest flight."""
+        flight = self.flying[0] if self.flying else None
+        if flight is None or frame.step != flight.end - 1:
+            return f"it answered step {frame.step}, which was not the next to be answered"
+        shape = (frame.position, frame.rows, bool(frame.flags & Flags.SILENT))
+        if shape != (flight.position, flight.rows, flight.silent):
+            return f"its answer to step {frame.step} has another shape than the step"
+        if not all_finite(memoryview(frame.payload)):
+            return f"its answer to step {frame.step} has values that are not finite"
+        return ""
+
+    def land(self, frame: Frame, now: float) -> Flight:
+        """The oldest flight is answered."""
+        flight = self.flying.popleft()
+        self.done, self.refused = flight.end, 0
+        took = now - flight.sent
+        self.pace.observe(flight.rows, took)
+        timing = self.timing
+        timing.steps += 1
+        timing.rows += flight.rows
+        timing.total += took
+        timing.waited += frame.waited / 1e6
+        timing.computed += frame.computed / 1e6
+        if flight.first < self.furthest:
+            timing.replayed += flight.rows
+        return flight
+
+    def slow(self, now: float) -> bool:
+        """Whether its oldest step takes longer than those before let expect."""
+        if not self.flying:
+            return False
+        flight = self.flying[0]
+        return now - flight.sent > self.pace.limit(flight.rows)

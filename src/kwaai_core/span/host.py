@@ -1,0 +1,345 @@
+"""The host of spans: whose session it is, what it holds, and what may be computed next.
+
+**The host is the authority on position**; nobody assumes what it holds. A step is taken by these
+rules, in this order:
+
+1. *Epoch*: what belongs to another epoch than the session's is dropped, without an answer.
+2. *Repeat*: the same step with the same input is answered with the same output.
+3. *Prefix*: another tag before the step means other tokens: ``NEED_REPLAY``.
+4. *Position*: at the end, append; before it, cut back and append; beyond it, ``NEED_REPLAY``.
+
+One who runs a model drives it: :meth:`Host.receive` for each frame, :meth:`Host.ready` for what can
+be computed, :meth:`Host.start` and :meth:`Host.finish` around each call, :meth:`Host.tick` now and
+then. Frames may be received while a call is under way. Times are seconds of one clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kwaai_core.errors import FrameError
+from kwaai_core.span.frames import TAG_SIZE, FaultCode, Flags, Frame, Kind, Opening
+from kwaai_core.span.hosted import Answered, Session, Step, all_finite
+from kwaai_core.types import Span
+
+SendFrame = Callable[[Hashable, Frame], None]
+"""Send a frame over a link."""
+
+
+class Cache(Protocol):
+    """The KV cache of the units that a host runs."""
+
+    def truncate(self, span: Span, stream: int, length: int) -> bool:
+        """Cut a stream of the units in ``span`` back to ``length`` rows.
+
+        False where what would remain cannot be trusted; the stream is then empty.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a host admits.
+
+    ``streams`` sessions with ``cells`` rows each, ``per_peer`` of them for one peer; ``chunk``
+    rows of one step, ``window`` steps of a session that wait. A session that is not used for
+    ``idle`` seconds is forgotten, and after ``orphan`` seconds if its link is gone.
+    """
+
+    streams: int
+    cells: int
+    chunk: int
+    per_peer: int
+    window: int = 8
+    idle: float = 600.0
+    orphan: float = 5.0
+    retry: float = 1.0
+
+
+class Host:
+    """The sessions of one model's spans. ``units`` are the blocks of each, in order, without gaps
+    between those that one session may use together."""
+
+    def __init__(
+        self, units: Sequence[Span], cache: Cache, limits: Limits, send: SendFrame
+    ) -> None:
+        self._starts = {unit.lo for unit in units}
+        self._ends = {unit.hi for unit in units}
+        self._blocks = {block for unit in units for block in range(unit.lo, unit.hi)}
+        self._cache = cache
+        self._limits = limits
+        self._send = send
+        self._peers: dict[Hashable, str] = {}
+        self._sessions: dict[int, Session] = {}
+        self._free = list(range(limits.streams))
+        self.draining = False
+
+    @property
+    def sessions(self) -> Sequence[Session]:
+        """Every session there is."""
+        return list(self._sessions.values())
+
+    @property
+    def free(self) -> int:
+        """How many more sessions there is room for."""
+        return len(self._free)
+
+    def attach(self, link: Hashable, peer: str) -> None:
+        """A link to a peer, whom the transport has authenticated, is there."""
+        self._peers[link] = peer
+
+    def detach(self, link: Hashable, now: float) -> None:
+        """A link is gone; its sessions wait a while for their owner to come back."""
+        del self._peers[link]
+        for session in self._sessions.values():
+            if session.link == link:
+                session.link, session.used = None, now
+                session.keep_computed()
+
+    def receive(self, link: Hashable, frame: Frame, now: float) -> None:
+        """Take a frame of an owner.
+
+        Errors: :class:`FrameError` for what only a host sends; the link is then to be closed.
+        """
+        session = self._sessions.get(frame.session)
+        if session is not None and (session.owner != self._peers[link] or session.closed):
+            self._refuse(link, frame, FaultCode.REQUEST, "this session is not yours")
+        elif frame.kind is Kind.STEP:
+            self._step(link, session, frame, now)
+        elif frame.kind is Kind.OPEN:
+            self._open(link, session, frame, now)
+        elif frame.kind is Kind.FENCE:
+            self._fence(link, session, frame, now)
+        elif frame.kind is Kind.CLOSE:
+            if session is not None and frame.epoch >= session.epoch:
+                self._drop(session)
+        else:
+            raise FrameError(f"an owner sends no {frame.kind.name} frame")
+
+    def drain(self) -> None:
+        """Admit no more sessions, and ask the owners of those there are to move them."""
+        self.draining = True
+        for link in self._peers:
+            self._send(link, Frame(Kind.DRAIN))
+
+    def tick(self, now: float) -> None:
+        """Forget the sessions that nobody uses any more."""
+        for session in self.sessions:
+            patience = self._limits.orphan if session.link is None else self._limits.idle
+            if now - session.used > patience and not session.pending:
+                self._drop(session)
+
+    # -- opening and closing
+
+    def _open(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
+        if session is not None and frame.epoch <= session.epoch:
+            if frame.epoch == session.epoch and not session.planned:
+                self._send(link, Frame(Kind.OPENED, frame.session, frame.epoch))
+            return
+        try:
+            opening = Opening.decode(frame.payload)
+            wrong = self._wrong(opening)
+        except FrameError as error:
+            wrong = error.message
+        if wrong:
+            self._refuse(link, frame, FaultCode.REQUEST, wrong)
+            return
+        if session is not None:
+            self._drop(session)  # its owner starts anew
+        if self._full(self._peers[link]) or frame.session in self._sessions:
+            self._refuse(link, frame, FaultCode.CAPACITY, "no room for another session")
+            return
+        self._sessions[frame.session] = Session(
+            frame.session,
+            self._peers[link],
+            link,
+            frame.epoch,
+            opening.span,
+            self._free.pop(0),
+            opening.tokens,
+            now,
+        )
+        self._send(link, Frame(Kind.OPENED, frame.session, frame.epoch))
+
+    def _wrong(self, opening: Opening) -> str:
+        span = opening.span
+        if opening.sender or opening.target:
+            return "steps come from the owner, and outputs go there: rings are not served"
+        inside = span.hi - span.lo <= len(self._blocks) and self._blocks.issuperset(
+            range(span.lo, span.hi)
+        )
+        if not inside or span.lo not in self._starts or span.hi not in self._ends:
+            return f"blocks {span.lo} to {span.hi} are no run of units that are held here"
+        if opening.tokens > self._limits.cells:
+            return f"a session has room for {self._limits.cells} tokens, not {opening.tokens}"
+        return ""
+
+    def _full(self, peer: str) -> bool:
+        own = sum(session.owner == peer for session in self._sessions.values())
+        return self.draining or not self._free or own >= self._limits.per_peer
+
+    def _drop(self, session: Session) -> None:
+        session.pending.clear()
+        session.closed = True
+        if session.computing is None:
+            self._cache.truncate(session.span, session.stream, 0)
+            del self._sessions[session.number]
+            self._free.append(session.stream)
+            self._free.sort()  # neighbouring streams share a call
+
+    def _fence(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
+        if session is None:
+            return self._refuse(link, frame, FaultCode.NEED_REPLAY, "there is no such session")
+        repeated = frame.epoch == session.epoch and (session.pending or session.computing)
+        if frame.epoch < session.epoch or repeated:
+            return None
+        session.keep_computed()
+        session.epoch, session.link, session.used = frame.epoch, link, now
+        session.fence = True
+        if session.computing is None:
+            self._fenced(session)
+        return None
+
+    def _fenced(self, session: Session) -> None:
+        session.fence = False
+        if session.link is not None:
+            self._send(
+                session.link,
+                Frame(
+                    Kind.FENCED,
+                    session.number,
+                    session.epoch,
+                    position=session.held,
+                    payload=session.tag(),
+                ),
+            )
+
+    # -- steps
+
+    def _step(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
+        if session is None:
+            return self._need_replay(link, frame, 0)
+        if frame.epoch != session.epoch or link != session.link:
+            return None
+        session.used = now
+        digest = hash(frame.payload)
+        answered = session.repeated(frame, digest)
+        if answered:
+            silent = bool(frame.flags & Flags.SILENT)
+            return self._send(link, _result(session, frame, answered, silent))
+        if session.awaits(frame, digest):
+            return None
+        if frame.position > session.planned:
+            return self._need_replay(link, frame, session.planned)
+        if not session.agrees(frame):
+            session.empty()
+            return self._need_replay(link, frame, 0)
+        wrong = self._inadmissible(session, frame)
+        if wrong:
+            return self._refuse(link, frame, FaultCode.REQUEST, wrong)
+        session.admit(frame, digest, bool(frame.flags & Flags.SILENT), now)
+        return None
+
+    def _inadmissible(self, session: Session, frame: Frame) -> str:
+        if frame.rows > self._limits.chunk:
+            return f"a step has at most {self._limits.chunk} rows here, not {frame.rows}"
+        if frame.position + frame.rows > session.room:
+            return f"the session was opened for {session.room} tokens"
+        if len(session.pending) >= self._limits.window:
+            return f"{len(session.pending)} steps of the session wait already"
+        states = memoryview(frame.payload)[(frame.rows + 1) * TAG_SIZE :]
+        return "" if all_finite(states) else "the hidden states are not finite numbers"
+
+    def ready(self) -> list[tuple[Session, Step]]:
+        """The next step of each session that has one and computes none, the oldest first."""
+        waiting = [
+            (session, session.pending[0])
+            for session in self._sessions.values()
+            if session.pending and session.computing is None
+        ]
+        return sorted(waiting, key=lambda pair: pair[1].arrived)
+
+    def start(self, session: Session) -> Step | None:
+        """Take the next step of a session to compute it; None where that turns out impossible."""
+        step = session.pending.popleft()
+        if session.cells > step.position:
+            kept = self._cache.truncate(session.span, session.stream, step.position)
+            session.cells = step.position if kept else 0
+            if not kept:
+                session.empty()
+                self._fault(session, step, FaultCode.NEED_REPLAY, "the past is forgotten")
+                return None
+        session.computing = step
+        session.held = session.cells = step.end
+        return step
+
+    def finish(self, session: Session, output: bytes, *, waited: float, computed: float) -> None:
+        """The step under way is computed: send its ``output``, hidden states like its input.
+
+        ``waited`` and ``computed`` are the seconds it waited here, and took.
+        """
+        step = self._taken(session)
+        if step is None:
+            return
+        kept = b"" if step.silent else output
+        session.answered = Answered(step.number, step.digest, kept, waited, computed)
+        if session.link is not None:
+            self._send(session.link, _result(session, step, session.answered, step.silent))
+
+    def fail(self, session: Session, reason: str) -> None:
+        """The step under way could not be computed; what the cache holds is unknown now."""
+        session.empty()
+        step = self._taken(session)
+        if step is not None:
+            self._fault(session, step, FaultCode.HOST, reason)
+
+    def _taken(self, session: Session) -> Step | None:
+        """The step that was computed, if anybody still waits for it."""
+        step, session.computing = session.computing, None
+        if session.closed:
+            self._drop(session)
+            return None
+        if session.fence:
+            self._fenced(session)
+            return None
+        return step
+
+    # -- refusals
+
+    def _need_replay(self, link: Hashable, frame: Frame, length: int) -> None:
+        self._refuse(link, frame, FaultCode.NEED_REPLAY, f"{length} rows are held here", length)
+
+    def _refuse(
+        self, link: Hashable, frame: Frame, code: FaultCode, words: str, number: int = 0
+    ) -> None:
+        if code is FaultCode.CAPACITY:
+            number = int(self._limits.retry * 1000)
+        self._send(link, _fault(frame.session, frame.epoch, frame.step, code, words, number))
+
+    def _fault(self, session: Session, step: Step, code: FaultCode, words: str) -> None:
+        if session.link is not None:
+            self._send(
+                session.link, _fault(session.number, session.epoch, step.number, code, words, 0)
+            )
+
+
+def _result(session: Session, step: Step | Frame, answered: Answered, silent: bool) -> Frame:
+    return Frame(
+        Kind.RESULT,
+        session.number,
+        session.epoch,
+        answered.number,
+        step.position,
+        step.rows,
+        Flags.FLOAT32 | Flags.SILENT if silent else Flags.FLOAT32,
+        int(answered.waited * 1e6),
+        int(answered.computed * 1e6),
+        b"" if silent else answered.output,
+    )
+
+
+def _fault(session: int, epoch: int, step: int, code: FaultCode, words: str, number: int) -> Frame:
+    payload = words.encode()[:512]
+    return Frame(Kind.FAULT, session, epoch, step, number, rows=code, payload=payload)

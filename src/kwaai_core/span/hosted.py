@@ -1,0 +1,127 @@
+"""One session as its host sees it: what the KV cache holds, and what waits to be computed."""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import NamedTuple
+
+from kwaai_core.span.frames import TAG_SIZE, Flags, Frame
+from kwaai_core.span.tags import as_numbers
+from kwaai_core.types import Span
+
+
+class Step(NamedTuple):
+    """A step that was admitted. ``states`` has ``rows`` hidden states, float32, row by row."""
+
+    number: int
+    position: int
+    rows: int
+    silent: bool
+    digest: int
+    states: memoryview
+    arrived: float
+
+    @property
+    def end(self) -> int:
+        """The position after its last row."""
+        return self.position + self.rows
+
+
+class Answered(NamedTuple):
+    """The last step that was computed, and its output, which is empty if nobody wanted it."""
+
+    number: int
+    digest: int
+    output: bytes
+    waited: float
+    computed: float
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A session of ``owner``, whose answers go to ``link``, None once that is gone.
+
+    ``tags`` are of every position up to the last row that was admitted. The first ``held`` rows
+    are computed, or just being so, and agree with them; the KV cache has ``cells`` rows, and those
+    beyond ``held`` are cut off before the next step. While ``computing`` is set nothing may be
+    freed: ``fence`` and ``closed`` say what is to be done afterwards.
+    """
+
+    number: int
+    owner: str
+    link: Hashable | None
+    epoch: int
+    span: Span
+    stream: int
+    room: int
+    used: float
+    tags: array[int] = field(default_factory=lambda: array("Q"))
+    held: int = 0
+    cells: int = 0
+    pending: deque[Step] = field(default_factory=deque)
+    computing: Step | None = None
+    answered: Answered | None = None
+    fence: bool = False
+    closed: bool = False
+
+    @property
+    def planned(self) -> int:
+        """The rows that will be held once everything admitted is computed."""
+        return max(0, len(self.tags) - 1)
+
+    def agrees(self, frame: Frame) -> bool:
+        """Whether a step that is not beyond the plan builds on the tokens that are in it."""
+        return not self.tags or as_numbers(frame.payload[:TAG_SIZE])[0] == self.tags[frame.position]
+
+    def awaits(self, frame: Frame, digest: int) -> bool:
+        """Whether a step waits already, or is being computed."""
+        under_way = [*self.pending, *([self.computing] if self.computing else [])]
+        return any(step.number == frame.step and step.digest == digest for step in under_way)
+
+    def admit(self, frame: Frame, digest: int, silent: bool, now: float) -> None:
+        """Queue a step that continues the plan, or goes back in it."""
+        border = (frame.rows + 1) * TAG_SIZE
+        while self.pending and self.pending[-1].position >= frame.position:
+            self.pending.pop()
+        self.tags[frame.position :] = as_numbers(frame.payload[:border])
+        self.held = min(self.held, frame.position)
+        states = memoryview(frame.payload)[border:]
+        step = Step(frame.step, frame.position, frame.rows, silent, digest, states, now)
+        self.pending.append(step)
+
+    def repeated(self, frame: Frame, digest: int) -> Answered | None:
+        """The answer to a step that was given already, if it is the last that was computed."""
+        answered = self.answered
+        if answered is None or (answered.number, answered.digest) != (frame.step, digest):
+            return None
+        return answered if answered.output or frame.flags & Flags.SILENT else None
+
+    def keep_computed(self) -> None:
+        """Drop what waits."""
+        self.pending.clear()
+        del self.tags[self.held + 1 :]
+
+    def empty(self) -> None:
+        """Hold nothing; the cells are cut off before the next step."""
+        self.held, self.answered = 0, None
+        self.keep_computed()
+        del self.tags[:]
+
+    def tag(self) -> bytes:
+        """The tag of what is held; none before the first step."""
+        return as_bytes(self.tags[self.held]) if self.tags else b""
+
+
+def as_bytes(tag: int) -> bytes:
+    """A tag as it travels."""
+    return tag.to_bytes(TAG_SIZE, "little")
+
+
+def all_finite(states: memoryview) -> bool:
+    """Whether float32 values have no NaN and no infinity among them: their sum, in double
+    precision, is finite then and only then."""
+    return isfinite(sum(states.cast("f")))

@@ -1,0 +1,57 @@
+"""The two limits of everything that is awaited: silence of a link, and slowness of a step.
+
+A host sends a heartbeat every quarter of a second, from a thread that computes nothing. None for a
+second is a lost peer, in a long prefill too. A step that takes long while heartbeats come is no
+fault: the host is slow, and the session may move to where it is predicted to be sooner.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+HEARTBEAT_SECONDS = 0.25
+SILENCE_SECONDS = 1.0
+_LEAST_SECONDS, _MOST_SECONDS = 0.25, 30.0
+_SAMPLES = 128
+
+
+class Silence:
+    """When a link was last heard. Whoever asks has read everything that has come, so that a pause
+    of its own is not taken for the peer's."""
+
+    def __init__(self, now: float) -> None:
+        self._heard = now
+        self._asked = now
+
+    def heard(self, now: float) -> None:
+        """Something has come."""
+        self._heard = now
+
+    def lost(self, now: float) -> bool:
+        """Whether nothing has come for too long. To be asked several times a second: after a
+        pause of the asker the time starts anew."""
+        if now - self._asked > SILENCE_SECONDS / 2:
+            self._heard = max(self._heard, now - SILENCE_SECONDS / 2)
+        self._asked = now
+        return now - self._heard > SILENCE_SECONDS
+
+
+class Pace:
+    """How long steps through a span have taken, the lone rows and the chunks apart."""
+
+    def __init__(self, rtt: float = 0.0) -> None:
+        self.rtt = rtt
+        self._lone: deque[float] = deque(maxlen=_SAMPLES)
+        self._rows: deque[float] = deque(maxlen=_SAMPLES)
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A step took so long, from its sending to its result."""
+        (self._lone if rows == 1 else self._rows).append(seconds / rows)
+
+    def limit(self, rows: int) -> float:
+        """After how many seconds a step of so many rows is slow: 4 p99 + RTT, within bounds."""
+        samples = sorted(self._lone if rows == 1 else self._rows)
+        if not samples:
+            return _MOST_SECONDS
+        p99 = samples[-1 - len(samples) // 100] * rows
+        return min(max(4 * p99 + self.rtt, _LEAST_SECONDS), _MOST_SECONDS)
