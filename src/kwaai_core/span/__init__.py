@@ -19,6 +19,7 @@ so that the executor's worker, the simulation and the fuzzer all run this same c
 `hosted`       one session at its host
 `recording`    the tokens and shapes from which any lost state is computed again
 `hop`          one host of a route, as the owner sees it
+`roles`        what an executor that runs spans offers a router
 `watch`        when a link is silent and when a step is slow
 =============  ==================================================================================
 """
