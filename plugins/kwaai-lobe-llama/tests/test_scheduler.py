@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Aborted, Row
-from kwaai_lobe_llama.worker.scheduler import Scheduler, Session
+from kwaai_lobe_llama.worker.scheduler import Scheduler
+from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.text import TextAssembler
 
 PLAN = Plan("model", "digest", context=64, streams=8, threads=1, max_rows=8, chunk=8)

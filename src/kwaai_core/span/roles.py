@@ -3,7 +3,7 @@
 The router, in the node, finds out who holds what, plans, connects, and says where a session goes;
 the executor's worker runs the loop over tokens and owns the sockets, since a turn through the node
 for each token and hop would cost more than the encryption does. Neither knows the other: this is
-all that they share, besides the protocol between workers, which the other modules of this package are.
+all that they share, besides the protocol between workers, which is the rest of this package.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Engine
 from kwaai_lobe_llama.worker.sampler import Sampler
-from kwaai_lobe_llama.worker.scheduler import Scheduler, Session
+from kwaai_lobe_llama.worker.scheduler import Scheduler
+from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.text import TextAssembler
 
 PROMPTS = (3, 40, 9, 22, 12, 5, 250, 505)

@@ -11,84 +11,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
-from math import inf
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
-from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.worker.engine import Aborted, Engine, Row
-from kwaai_lobe_llama.worker.sampler import Sampler
-from kwaai_lobe_llama.worker.text import TextAssembler
-
-BRIDGED_GAP = 2
-"""Idle streams that a call may carry along, as dummy rows, to remain one call.
-
-llama.cpp splits a call silently where stream numbers are not consecutive, and each part then
-passes all the weights through the caches again; a row costs about a third of that."""
+from kwaai_lobe_llama.worker.grouping import groups
+from kwaai_lobe_llama.worker.telling import Session, Sink, Stream, Teller
 
 STALL_SECONDS = 0.1
 """How long a prefill chunk may hold up the sessions that are decoding, about."""
 
-HOLD_SECONDS = 0.02
-"""How long text waits for more of it, after the first piece.
-
-Each frame costs the node half a millisecond of a core that may be computing the next token; a
-fiftieth of a second is below what a reader notices, and slower tokens go out one by one."""
-
 _SMALLEST_CHUNK = 32
-
-
-class Digest(Protocol):
-    """What is told the logits of every sampled row of a session, as bytes: a hash, say."""
-
-    def update(self, data: bytes, /) -> None: ...
-    def digest(self) -> bytes: ...
-
-
-class Sink(Protocol):
-    """Where answers go; :meth:`flush` is called after each call of ``llama_decode``."""
-
-    def text(self, session: Session, tokens: int, text: str) -> None: ...
-    def finish(self, session: Session, finish: Finish) -> None: ...
-    def flush(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Stream:
-    """One KV sequence: ``tokens`` are what its cells hold, ``chunked`` how many of them, from
-    the front, whole prefill chunks have written; ``session`` is who uses it now."""
-
-    number: int
-    tokens: list[int] = field(default_factory=list)
-    chunked: int = 0
-    used: int = 0
-    session: Session | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """One answer in the making. ``prompt`` is not empty and leaves room for a token."""
-
-    number: int
-    prompt: list[int]
-    limit: int
-    sampler: Sampler
-    text: TextAssembler
-    digest: Digest | None = None
-    stream: Stream | None = None
-    token: int = -1
-    generated: int = 0
-    cached: int = 0
-    unsent: int = 0
-    pending: str = ""
-    sent: float = -inf
-    cancelled: bool = False
-
-    @property
-    def decoding(self) -> bool:
-        return self.token >= 0
 
 
 class Scheduler:
@@ -103,8 +35,7 @@ class Scheduler:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._engine = engine
-        self._now = clock
-        self._endless = endless  # go on past a token that ends an answer, to measure
+        self._teller = Teller(engine, sink, endless=endless, clock=clock)
         self._plan = engine.plan
         self._sink = sink
         self._streams = [Stream(n) for n in range(engine.plan.streams)]
@@ -149,7 +80,7 @@ class Scheduler:
         self._drop_cancelled()
         self._admit()
         decoding = [session for session in self._running if session.decoding]
-        for group in self._groups(decoding):
+        for group in groups(decoding, _number, self._plan.max_rows):
             self._attempt(group, self._decode)
         if self._prefilling:
             session = self._prefilling.popleft()
@@ -257,16 +188,6 @@ class Scheduler:
 
     # -- decoding
 
-    def _groups(self, sessions: Iterable[Session]) -> list[list[Session]]:
-        """Sessions of one call each: neighbouring streams, near enough, within the row limit."""
-        runs: list[list[Session]] = []
-        for session in sorted(sessions, key=_number):
-            if runs and _number(session) - _number(runs[-1][-1]) <= BRIDGED_GAP + 1:
-                runs[-1].append(session)
-            else:
-                runs.append([session])
-        return [group for run in runs for group in _split(run, self._plan.max_rows)]
-
     def _decode(self, group: list[Session]) -> None:
         rows = []
         for session in group:
@@ -306,41 +227,10 @@ class Scheduler:
             self._engine.truncate(number, len(stream.tokens))
         return Row(0, len(stream.tokens), number, output=False)
 
-    # -- tokens
-
     def _take(self, session: Session, row: int) -> None:
-        """Sample from a row of the last call, and end the session or give it its next token."""
-        if session.digest is not None:
-            session.digest.update(self._engine.logits(row))
-        token = session.sampler.sample(self._engine, row)
-        if session.cancelled:
-            return None
-        if not self._endless and self._engine.is_end(token):
-            return self._end(session, "stop")
-        session.token = token
-        session.generated += 1
-        session.unsent += 1
-        text = session.text.push(self._engine.piece(token))
-        if session.text.stopped:
-            return self._end(session, "stop", text)
-        if session.generated >= session.limit:
-            return self._end(session, "length", text)
-        self._send(session, text, hold=not self._prefilling)
-        return None
-
-    def _send(self, session: Session, text: str, *, hold: bool = False) -> None:
-        session.pending += text
-        now = self._now()
-        if session.pending and not (hold and now < session.sent + HOLD_SECONDS):
-            self._sink.text(session, session.unsent, session.pending)
-            session.pending, session.unsent, session.sent = "", 0, now
-
-    def _end(self, session: Session, reason: str, text: str = "") -> None:
-        self._send(session, text + session.text.flush())
-        digest = session.digest.digest() if session.digest else b""
-        counts = (len(session.prompt), session.generated, session.cached)
-        self._sink.finish(session, Finish(reason, *counts, digest))
-        self._release(session)
+        """Its next token, or its end, from a row of the last call."""
+        if self._teller.take(session, row, hold=not self._prefilling):
+            self._release(session)
 
 
 def _stream_of(session: Session) -> Stream:
@@ -351,11 +241,3 @@ def _stream_of(session: Session) -> Stream:
 
 def _number(session: Session) -> int:
     return _stream_of(session).number
-
-
-def _split(run: list[Session], most: int) -> list[list[Session]]:
-    """A run cut into calls of at most ``most`` rows, its gaps included, of about equal width."""
-    first = _number(run[0])
-    rows = _number(run[-1]) - first + 1
-    width = -(-rows // -(-rows // most))
-    return [list(group) for _, group in groupby(run, lambda s: (_number(s) - first) // width)]

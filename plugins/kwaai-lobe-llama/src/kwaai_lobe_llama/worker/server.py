@@ -37,7 +37,8 @@ from kwaai_lobe_llama.worker.exact import NotExact, pass_gate
 from kwaai_lobe_llama.worker.fingerprint import describe, fingerprint
 from kwaai_lobe_llama.worker.residency import release_zero_pages
 from kwaai_lobe_llama.worker.sampler import Sampler
-from kwaai_lobe_llama.worker.scheduler import Scheduler, Session
+from kwaai_lobe_llama.worker.scheduler import Scheduler
+from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
 from kwaai_lobe_llama.worker.text import TextAssembler
 
