@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,8 @@ async def subject(kind: Kind, folder: Path) -> AsyncIterator[Subject]:
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe:
-                pipe.close()
+                with suppress(BrokenPipeError):  # of a line that the process did not live to read
+                    pipe.close()
 
 
 def _started(kind: Kind, log: Path, state: Path) -> subprocess.Popen[bytes]:
