@@ -24,11 +24,14 @@ class Place(NamedTuple):
 
 
 class Blame(StrEnum):
-    """Why a place is of no use to a session; only LOST counts against the peer."""
+    """Why a session should leave a place. Only LOST counts against the peer, and the last two are
+    no reason to wait: the place serves until there is a better one."""
 
     LOST = "lost"
     FULL = "full"
     REFUSED = "refused"
+    SLOW = "slow"
+    LEAVING = "leaving"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,14 @@ MAX_PAYLOAD = 1 << 26
 
 
 class Kind(IntEnum):
-    """What a frame is. The node sends the first two, the worker the others."""
+    """What a frame is. The node sends those below 10, the worker the others."""
 
     GENERATE = 1
     CANCEL = 2
+    LINK = 3  # JSON: a peer, and how to speak over the socket that was handed over before
+    UNLINK = 4
+    ROUTE = 5  # JSON: the places over which a session goes from now on
+    DRAIN = 6  # take no more sessions of peers, and ask for those there are to be moved
     READY = 10  # JSON: what was loaded, and how
     LOADING = 11  # a line about progress
     FATAL = 12  # why the worker cannot serve
@@ -31,6 +35,11 @@ class Kind(IntEnum):
     TEXT = 14
     FINISH = 15
     FAILED = 16  # a request is refused or has failed; the worker lives
+    LINKED = 17  # the handshake of a link is done
+    LOST = 18  # a link is of no use any more; the payload says why
+    ASK = 19  # JSON: a session needs a route, or another one
+    LOAD = 20  # JSON: how busy the units are
+    TIMINGS = 21  # JSON: what each hop of an answer took; before its FINISH
 
 
 class FailureCode(IntEnum):

@@ -6,7 +6,7 @@ import socket
 import sys
 
 from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.worker.server import Server
+from kwaai_lobe_llama.worker.whole import WholeServer
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)  # the computing thread waits no longer for the reading one
     connection = socket.socket(fileno=int(sys.argv[1]))
     try:
-        Server(connection).run(Plan.from_json(sys.argv[2]))
+        WholeServer(connection).run(Plan.from_json(sys.argv[2]))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the node is gone
     sys.stdout.flush()

@@ -1,0 +1,89 @@
+"""From jobs to sessions: the template, the tokens, the room in the context."""
+
+from __future__ import annotations
+
+import hashlib
+
+from kwaai_lobe_llama.frames import Failure, FailureCode, Job
+from kwaai_lobe_llama.worker.bindings import C
+from kwaai_lobe_llama.worker.engine import Engine
+from kwaai_lobe_llama.worker.sampler import Sampler
+from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
+from kwaai_lobe_llama.worker.text import TextAssembler
+
+_PIECE = 1 << 16  # characters
+
+
+class Refusal(Exception):
+    """A job that cannot be done."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Intake:
+    """From jobs to sessions: the template, the tokens, the room in the context."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        vocabulary = engine.vocabulary
+        self._bos = engine.special_text(C.llama_vocab_bos(vocabulary))
+        self._adds_bos = bool(C.llama_vocab_get_add_bos(vocabulary))
+        self._eos = engine.special_text(C.llama_vocab_eos(vocabulary))
+        self._template: ChatTemplate | None = None
+
+    def session(self, number: int, job: Job) -> Session:
+        """The session that a job asks for; raises :class:`Refusal`."""
+        prompt = self._tokens(self._text(job))
+        context = self._engine.plan.context
+        if not prompt:
+            raise Refusal(Failure(FailureCode.BAD_REQUEST, "the prompt has no tokens"))
+        if len(prompt) >= context:
+            raise self._too_long(len(prompt))
+        room = context - len(prompt)
+        limit = room if job.max_tokens is None else min(room, job.max_tokens)
+        digest = hashlib.sha256() if job.digest else None
+        return Session(
+            number, prompt, limit, Sampler(job.sampling), TextAssembler(job.stop), digest
+        )
+
+    def _tokens(self, text: str) -> list[int]:
+        """The tokens of a text, which is counted in pieces first where it is long.
+
+        llama.cpp takes time by the square of the special tokens: 20 s for a mebibyte of them.
+        """
+        if len(text) > _PIECE:
+            starts = range(0, len(text), _PIECE)
+            about = sum(len(self._engine.tokenise(text[at : at + _PIECE])) for at in starts)
+            if about >= 2 * self._engine.plan.context:  # far more than the cuts may add
+                raise self._too_long(about)
+        return self._engine.tokenise(text)
+
+    def _too_long(self, tokens: int) -> Refusal:
+        what = "the prompt is longer than the context"
+        context = self._engine.plan.context
+        return Refusal(Failure(FailureCode.CONTEXT_LENGTH, what, tokens, context))
+
+    def _text(self, job: Job) -> str:
+        if isinstance(job.prompt, str):
+            return job.prompt
+        try:
+            text = self._compiled().render(job.prompt)
+        except TemplateError as error:
+            raise Refusal(Failure(FailureCode.BAD_REQUEST, str(error))) from None
+        # the tokeniser adds the first token itself
+        return text.removeprefix(self._bos) if self._bos and self._adds_bos else text
+
+    def _compiled(self) -> ChatTemplate:
+        if self._template is None:
+            source = C.llama_model_chat_template(self._engine.model, None)
+            if not source:
+                raise TemplateError(
+                    "this model has no chat template: use /v1/completions with a prompt"
+                )
+            self._template = ChatTemplate(
+                source.decode("utf-8", "replace"), bos_token=self._bos, eos_token=self._eos
+            )
+        return self._template
