@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,9 +25,9 @@ from kwaai_core.errors import (
 )
 from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import load_object
-from kwaai_core.replies import Json, error_reply, routing_reply
+from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
 from kwaai_core.roles import Host
-from kwaai_core.security import Door, Limits, allowed_hosts
+from kwaai_core.security import Door, allowed_hosts
 from kwaai_core.sse import Calls, Generate
 from kwaai_core.types import LobeStatus, ModelCard
 
@@ -69,6 +69,7 @@ def build_app(
     """
     generate = partial(Generate, node, settings, calls or Calls())
     routes: list[BaseRoute] = [
+        Route("/", _index),
         Route("/health", _health),
         Route("/ready", partial(_ready, node)),
         Route("/v1/models", partial(_models, node)),
@@ -86,14 +87,19 @@ def build_app(
     hosts = None if local else allowed_hosts(settings.host)
     app = Starlette(
         routes=routes,
-        middleware=[
-            Middleware(Door, limits=Limits(settings.max_body, settings.body_timeout), hosts=hosts)
-        ],
-        exception_handlers={HTTPException: _no_route, KwaaiError: _failed},
+        middleware=[Middleware(Door, settings=settings, hosts=hosts)],
+        exception_handlers={HTTPException: _failed, KwaaiError: _failed},
     )
     # A redirect to the path without its last slash would go to the URL that the client made up.
     app.router.redirect_slashes = False
     return app
+
+
+async def _index(request: Request) -> Response:
+    host, port = request.scope.get("server") or ("localhost", 0)  # no port on the Unix socket
+    name = f"[{host}]" if ":" in host else host
+    base = f"http://{name}:{port}/v1" if port else "/v1"
+    return Json({"message": "This node answers OpenAI's API.", "base_url": base, "paths": PATHS})
 
 
 async def _health(request: Request) -> Response:
@@ -173,13 +179,7 @@ async def _cards(node: Served) -> Sequence[ModelCard]:
     return sorted(cards.values(), key=lambda card: not card.digest)
 
 
-async def _no_route(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    return routing_reply(request.method, request.scope["path"], error)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    if not isinstance(error, KwaaiError):
-        raise error
+async def _failed(request: Request, error: Any) -> Response:
+    if isinstance(error, HTTPException):
+        return routing_reply(request.method, request.scope["path"], error)
     return error_reply(error)

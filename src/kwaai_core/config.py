@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
 import re
 import tomllib
 import types
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -22,10 +24,11 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The table ``[server]``: where the API listens, and its limits."""
+    """The table ``[server]``: where the API listens, a loopback address, and its limits."""
 
     host: str = "127.0.0.1"
     port: int = 8000
+    connections: int = 256
     max_body: int = 1 << 20
     max_messages: int = 2048
     body_timeout: float = 30.0
@@ -33,13 +36,24 @@ class ServerSettings:
     grace_seconds: float = 10.0
 
     def __post_init__(self) -> None:
+        if not _is_loopback(self.host):
+            raise ValueError(
+                f"host = “{self.host}” is not a loopback address: anyone who reaches it could use "
+                "this node, since it has no API keys yet. Use 127.0.0.1 or ::1"
+            )
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port = {self.port}: must be 0 to 65535")
-        for key in ("max_body", "max_messages", "body_timeout", "ping_seconds"):
+        for key in ("connections", "max_body", "max_messages", "body_timeout", "ping_seconds"):
             if not getattr(self, key) > 0:  # which a NaN is not either
                 raise ValueError(f"{key} = {getattr(self, key)}: must be more than 0")
         if not self.grace_seconds >= 0:
             raise ValueError(f"grace_seconds = {self.grace_seconds}: must not be less than 0")
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return host == "localhost" or ip_address(host).is_loopback
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,7 @@ PEER_ID = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
 
 _VARIABLES = frozenset(f"KWAAI_{name}" for name in ("CONFIG", "LOBES", "STATE", "STRICT"))
 _SINGLE = tuple(role.value for role in RoleName if role not in MANY)
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B?\s*", re.IGNORECASE | re.ASCII)
 
 
@@ -134,10 +149,6 @@ class Config:
         return self.table("server", ServerSettings)
 
     @property
-    def chat(self) -> ChatSettings:
-        return self.table("chat", ChatSettings)
-
-    @property
     def log(self) -> LogSettings:
         return self.table("log", LogSettings)
 
@@ -148,17 +159,7 @@ class Config:
 
     def sourced_lobes(self) -> tuple[tuple[str, ...] | None, str]:
         """:attr:`lobes`, and where that comes from."""
-        given = (
-            (self.flags.get("lobes"), "flag"),
-            (self.environment.get("KWAAI_LOBES"), "KWAAI_LOBES"),
-        )
-        for value, source in given:
-            if value is not None:
-                return tuple(name.strip() for name in value.split(",") if name.strip()), source
-        if "lobes" not in self.document:
-            return None, "default"
-        listed = self.document["lobes"]
-        return _convert(listed, tuple[str, ...], "lobes", self.file), str(self.file)
+        return self._given("", "lobes", tuple[str, ...], self.document) or (None, "default")
 
     @property
     def roles(self) -> Mapping[str, str]:
@@ -185,49 +186,55 @@ class Config:
     def sourced(self, name: str, kind: type[Any]) -> dict[str, tuple[Any, str]]:
         """Every key of a table with its value and where that comes from."""
         given = _as_table(self.document.get(name, {}), name, self.file)
-        hints = get_type_hints(kind)
-        keys = {f.name: f for f in fields(kind)}
-        for key in given:
+        hints, found = get_type_hints(kind), dict[str, tuple[Any, str]]()
+        keys, defaults = [f.name for f in fields(kind)], kind()
+
+        def take(key: str) -> None:
             if key not in keys:
                 raise ConfigError(f"{self.file}: [{name}] {key}: {_nearest(key, keys, 'key')}")
-        return {key: self._value(name, f, hints[key], given) for key, f in keys.items()}
+            default = (getattr(defaults, key), "default")
+            found[key] = self._given(name, key, hints[key], given) or default
 
-    def _value(
-        self, table: str, f: dataclasses.Field[Any], kind: Any, given: Mapping[str, Any]
-    ) -> tuple[Any, str]:
-        place = f"[{table}] {f.name}"
-        variable = _variable(table, f.name)
-        flag = self.flags.get(f"{table}.{f.name}")
-        if flag is not None:
-            return _convert(flag, kind, place, "the command line"), "flag"
-        if variable in self.environment:
-            text = self.environment[variable]
-            return _convert(_from_text(text, kind, variable), kind, place, variable), variable
-        if f.name in given:
-            return _convert(given[f.name], kind, place, self.file), str(self.file)
-        factory = f.default_factory
-        return f.default if factory is dataclasses.MISSING else factory(), "default"
+        every(*(partial(take, key) for key in dict.fromkeys([*keys, *given])))
+        return found
+
+    def _given(
+        self, table: str, key: str, kind: Any, document: Mapping[str, Any]
+    ) -> tuple[Any, str] | None:
+        """A value and where it comes from, or None where only the default is left."""
+        place, variable = f"[{table}] {key}" if table else key, _variable(table, key)
+        flag, text = self.flags.get(f"{table}.{key}".strip(".")), self.environment.get(variable)
+        for value, source in ((flag, "the command line"), (text, variable)):
+            if value is not None:
+                read = _from_text(value, kind) if isinstance(value, str) else value
+                return _convert(read, kind, place, source), source
+        source = str(self.file)
+        return (_convert(document[key], kind, place, source), source) if key in document else None
 
     def check(self, tables: Mapping[str, type[Any]], broken: Collection[str] = ()) -> list[str]:
         """Check everything, given the tables of the installed lobes; returns warnings.
 
         The tables of ``broken`` lobes may be there, and cannot be checked.
 
-        Errors: :class:`ConfigError` for the first thing that cannot be used.
+        Errors: :class:`ConfigError` with all that cannot be used, a line each.
         """
-        known = {**CORE_TABLES, **tables}
-        for name, kind in known.items():
-            self.table(name, kind)
-        _ = self.lobes, self.roles
+        known: Mapping[str, type[Any]] = {**CORE_TABLES, **tables}
         warnings = [*self._strange_variables(known, broken)]
-        for name in self.document.keys() - known.keys() - RESERVED - {*broken}:
+
+        def look_at(name: str) -> None:
+            place, there = f"{self.file}: {name}", [*known, *RESERVED]
             if not isinstance(self.document[name], Mapping):
-                raise ConfigError(f"{self.file}: {name}: {_nearest(name, ['lobes'], 'key')}")
-            if difflib.get_close_matches(name, [*known, *RESERVED], 1, 0.75):
-                raise ConfigError(
-                    f"{self.file}: {name}: {_nearest(name, [*known, *RESERVED], 'table')}"
-                )
+                raise ConfigError(f"{place}: {_nearest(name, ['lobes'], 'key')}")
+            if difflib.get_close_matches(name, there, 1, 0.75):
+                raise ConfigError(f"{place}: {_nearest(name, there, 'table')}")
             warnings.append(f"{self.file}: [{name}] belongs to no installed lobe and does nothing")
+
+        strange = self.document.keys() - known.keys() - RESERVED - {*broken}
+        every(
+            *(partial(self.table, name, kind) for name, kind in known.items()),
+            *(lambda: self.lobes, lambda: self.roles),
+            *(partial(look_at, name) for name in sorted(strange)),
+        )
         return sorted(warnings)
 
     def _strange_variables(
@@ -243,8 +250,20 @@ class Config:
             yield f"{name} is no setting of core or of an installed lobe{hint}"
 
 
+def every(*steps: Callable[[], object]) -> None:
+    """Take all steps, then raise one :class:`ConfigError` for those that failed, a line each."""
+    failed = dict[str, None]()  # each line once
+    for step in steps:
+        try:
+            step()
+        except ConfigError as error:
+            failed |= dict.fromkeys(error.message.splitlines())
+    if failed:
+        raise ConfigError("\n".join(failed))
+
+
 def _variable(table: str, key: str) -> str:
-    return f"KWAAI_{table}_{key}".upper().replace("-", "_")
+    return "_".join(("KWAAI", table, key)[:: 1 if table else 2]).upper().replace("-", "_")
 
 
 def load_config(flags: Mapping[str, Any] | None = None, *, state: Path | None = None) -> Config:
@@ -254,7 +273,9 @@ def load_config(flags: Mapping[str, Any] | None = None, *, state: Path | None = 
         document = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
         if os.environ.get("KWAAI_CONFIG"):
-            raise ConfigError(f"KWAAI_CONFIG names {file}, which does not exist") from None
+            raise ConfigError(
+                f"KWAAI_CONFIG names {file}, which does not exist: write it, or unset the variable"
+            ) from None
         document = {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
@@ -270,24 +291,23 @@ def _as_table(value: Any, name: str, file: Path) -> Mapping[str, Any]:
     return value
 
 
-def _nearest(name: str, valid: Any, what: str) -> str:
-    near = difflib.get_close_matches(name, list(valid), 1, 0.5)
-    if near:
-        return f"there is no such {what}; did you mean “{near[0]}”?"
-    return f"there is no such {what}; there are: {', '.join(valid) or 'none'}"
+def _nearest(name: str, valid: Collection[str], what: str) -> str:
+    return f"there is no such {what}; {nearest(name, valid)}"
 
 
-def _from_text(text: str, kind: Any, variable: str) -> Any:
+def nearest(name: str, valid: Collection[str]) -> str:
+    """What somebody may have meant, or all that there is, to end an error with."""
+    near = difflib.get_close_matches(name, valid, 1, 0.5)
+    return f"did you mean “{near[0]}”?" if near else f"there are: {', '.join(valid) or 'none'}"
+
+
+def _from_text(text: str, kind: Any) -> Any:
+    """A text as TOML would have it; one that does not fit stays, and is refused as a value is."""
     if kind is bool:
-        words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-        if text.lower() not in words:
-            raise ConfigError(f"{variable} = {text!r}: must be true or false")
-        return words[text.lower()]
+        return _WORDS.get(text.lower(), text)
     if kind in (int, float):
-        try:
+        with suppress(ValueError):
             return kind(text)
-        except ValueError:
-            return text  # refused as what it is, by the same check as a value in the file
     if get_origin(kind) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text

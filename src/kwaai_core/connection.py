@@ -20,12 +20,13 @@ from hypercorn.trio.worker_context import EventWrapper, TrioSingleTask, WorkerCo
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from kwaai_core.errors import RequestError
+from kwaai_core.errors import NoPeerAvailable, RequestError
 from kwaai_core.replies import error_reply
 from kwaai_core.security import new_request_id, request_id_header
 
 _STALL = 60.0  # seconds in which a client has to take what is sent to it
 _MAX_READ = 2**16
+_FULL = "all connections are busy: try again, or raise [server] connections in kwaai.toml"
 _CLOSE = (b"connection", b"close")
 
 
@@ -49,6 +50,19 @@ class Connection:
         """End it now, whatever it is doing."""
         self._whole.cancel()
         self._stalled.cancel()
+
+    def give_way(self) -> bool:
+        """End it, unless a request is here in full: false where the client waits for its answer."""
+        waits = self._protocol.connection.their_state not in (h11.IDLE, h11.SEND_BODY)
+        if not waits:
+            self._reading.cancel()
+        return not waits
+
+    async def refuse(self) -> None:
+        """Say that there are too many connections, and end this one."""
+        with suppress(trio.BrokenResourceError):
+            await self._stream.send_all(_refusal())
+        await trio.aclose_forcefully(self._stream)
 
     async def run(self) -> None:
         """Serve requests until the client leaves, is idle for too long, or breaks the protocol."""
@@ -88,13 +102,10 @@ class Connection:
         elif isinstance(event, Updated):
             # The end of an answer looks to its task like a client that left, and cancels it: here.
             with trio.CancelScope(shield=True):
-                await self._be_idle(event.idle)
-
-    async def _be_idle(self, idle: bool) -> None:
-        if idle:
-            await self._idle.restart(self._tasks, self._expire)
-        else:
-            await self._idle.stop()
+                if event.idle:
+                    await self._idle.restart(self._tasks, self._expire)
+                else:
+                    await self._idle.stop()
 
     async def _send_bytes(self, data: bytes) -> None:
         """Send all of it, though the caller be cancelled: half a chunk would garble the rest.
@@ -132,6 +143,13 @@ class Connection:
             await self._context.terminated.wait()
         with trio.CancelScope(shield=True):
             await self._close()
+
+
+def _refusal() -> bytes:
+    reply = error_reply(NoPeerAvailable(_FULL))
+    headers = [*reply.raw_headers, request_id_header(new_request_id()), _CLOSE]
+    head = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return b"HTTP/1.1 %d \r\n%b\r\n%b" % (reply.status_code, head, bytes(reply.body))
 
 
 class _Turn(EventWrapper):

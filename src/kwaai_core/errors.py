@@ -34,6 +34,8 @@ A message says what happened, to what, and what to do about it.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from traceback import walk_tb
 from typing import ClassVar
 
 
@@ -242,3 +244,12 @@ def cause_of(error: BaseException) -> str:
     if isinstance(first, KwaaiError):
         return first.message
     return ": ".join(part for part in (type(first).__name__, str(first)) if part)
+
+
+def place_in(package: str, error: BaseException) -> str:
+    """Where code of a package met an error, like `` at package/module.py:7``, or nothing."""
+    place = ""
+    for frame, line in walk_tb(leaf(error).__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            place = f" at {'/'.join(Path(frame.f_code.co_filename).parts[-2:])}:{line}"
+    return place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import os
@@ -16,8 +15,8 @@ from typing import Any, get_type_hints
 import pluggy
 
 from kwaai_core import defaults, hookspecs
-from kwaai_core.config import RESERVED
-from kwaai_core.errors import ConfigError, RoleConflict, cause_of
+from kwaai_core.config import RESERVED, nearest
+from kwaai_core.errors import ConfigError, RoleConflict, cause_of, place_in
 from kwaai_core.roles import Offer
 from kwaai_core.types import MANY, LobeStatus, RoleName
 
@@ -32,7 +31,8 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 class Lobe:
     """An installed lobe: what it offers, or in ``error`` why it cannot be used.
 
-    ``claims`` are the roles that a failed lobe was meant for, as far as its source tells.
+    ``claims`` are the roles that a failed lobe was meant for, as far as its source tells;
+    ``package`` is the one that its code is in.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Lobe:
     offers: Mapping[RoleName, Offer[Any]] = field(default_factory=dict)
     claims: frozenset[RoleName] = frozenset()
     error: str = ""
+    package: str = ""
 
 
 def find_lobes() -> list[Lobe]:
@@ -82,13 +83,16 @@ def _load(name: str, points: Sequence[EntryPoint]) -> Lobe:
     if len(owners) > 1:
         both = " and ".join(owners)
         return Lobe(name, version, error=f"{both} both provide it: uninstall one of them")
+    package = points[0].module.partition(".")[0]
     try:
         plugin = points[0].load()
-        return Lobe(name, version, plugin, offers_of(plugin, name))
+        return Lobe(name, version, plugin, offers_of(plugin, name), package=package)
     except (Exception, SystemExit) as error:  # a lobe is foreign code, and its fault is its own
         if os.environ.get("KWAAI_STRICT") == "1":
             raise
-        return Lobe(name, version, claims=_claims(points[0]), error=cause_of(error))
+        place = place_in(package, error)
+        cause = cause_of(error) + place + "; KWAAI_STRICT=1 shows more" * bool(place)
+        return Lobe(name, version, claims=_claims(points[0]), error=cause)
 
 
 def _claims(point: EntryPoint) -> frozenset[RoleName]:
@@ -175,13 +179,7 @@ def select(lobes: Iterable[Lobe], names: Sequence[str] | None) -> list[Lobe]:
         return list(by_name.values())
     for name in names:
         if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, 1, 0.5)
-            hint = (
-                f"did you mean “{near[0]}”?"
-                if near
-                else "installed are: " + (", ".join(by_name) or "none")
-            )
-            raise ConfigError(f"no lobe “{name}” is installed; {hint} (pip install kwaai-lobe-…)")
+            raise ConfigError(f"no lobe “{name}” is installed; {nearest(name, by_name)}")
     return [by_name[name] for name in dict.fromkeys(names)]
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kwaai_core.errors import KwaaiError, NoNode, cause_of
+from kwaai_core.errors import KwaaiError, NoNode
 
 if TYPE_CHECKING:
     import httpx
@@ -51,9 +51,11 @@ def _client(state: Path, timeout: float | None) -> Iterator[httpx.Client]:
             transport=transport, base_url="http://localhost", timeout=timeout
         ) as client:
             yield client
+    except httpx.TimeoutException as error:
+        raise NoNode(f"the node here ({state}) has not answered for {timeout:g} s") from error
     except httpx.TransportError as error:
         raise NoNode(
-            f"the node here ({state}) does not answer any more: {cause_of(error)}"
+            f"the node here ({state}) does not answer any more, it has ended: kwaai run"
         ) from error
 
 

@@ -41,6 +41,14 @@ _ORDER = list(RoleName)
 _FILLED = "its role is filled by another lobe"
 
 
+def _one(role: RoleName) -> Any:
+    return property(lambda self: self.one(role))
+
+
+def _all(role: RoleName) -> Any:
+    return property(lambda self: self.all(role))
+
+
 class _Roles(ABC):
     """The roles as the properties of :class:`Host`."""
 
@@ -54,41 +62,15 @@ class _Roles(ABC):
     def all(self, role: RoleName) -> list[Any]:
         """Every filling of a role."""
 
-    @property
-    def identity(self) -> Identity | None:
-        return self.one(RoleName.IDENTITY)  # type: ignore[no-any-return]
-
-    @property
-    def transport(self) -> Transport | None:
-        return self.one(RoleName.TRANSPORT)  # type: ignore[no-any-return]
-
-    @property
-    def trust(self) -> TrustPolicy | None:
-        return self.one(RoleName.TRUST)  # type: ignore[no-any-return]
-
-    @property
-    def settlement(self) -> Settlement | None:
-        return self.one(RoleName.SETTLEMENT)  # type: ignore[no-any-return]
-
-    @property
-    def catalogs(self) -> Sequence[Catalog]:
-        return self.all(RoleName.CATALOG)
-
-    @property
-    def embedder(self) -> Embedder | None:
-        return self.one(RoleName.EMBEDDER)  # type: ignore[no-any-return]
-
-    @property
-    def stores(self) -> Sequence[KnowledgeStore]:
-        return self.all(RoleName.STORE)
-
-    @property
-    def executors(self) -> Sequence[Executor]:
-        return self.all(RoleName.EXECUTOR)
-
-    @property
-    def router(self) -> Router | None:
-        return self.one(RoleName.ROUTER)  # type: ignore[no-any-return]
+    identity: Identity | None = _one(RoleName.IDENTITY)
+    transport: Transport | None = _one(RoleName.TRANSPORT)
+    trust: TrustPolicy | None = _one(RoleName.TRUST)
+    settlement: Settlement | None = _one(RoleName.SETTLEMENT)
+    catalogs: Sequence[Catalog] = _all(RoleName.CATALOG)
+    embedder: Embedder | None = _one(RoleName.EMBEDDER)
+    stores: Sequence[KnowledgeStore] = _all(RoleName.STORE)
+    executors: Sequence[Executor] = _all(RoleName.EXECUTOR)
+    router: Router | None = _one(RoleName.ROUTER)
 
 
 @dataclass(eq=False)
@@ -206,7 +188,7 @@ async def open_node(config: Config, lobes: Sequence[Lobe]) -> AsyncIterator[Node
                 for lobe, offer in [(lobe, offer) for of, lobe, offer in filled if of is role]:
                     if role is RoleName.TRANSPORT:
                         offer = replace(offer, open=partial(node.gate.opened, offer))
-                    supervised = Supervised(lobe.name, offer, retry)
+                    supervised = Supervised(lobe.name, offer, retry, package=lobe.package)
                     host = _LobeHost(node, lobe.name, offer.name, _ORDER.index(role))
                     await stack.enter_async_context(supervised.supervised(host))
                     fillings.append(supervised)

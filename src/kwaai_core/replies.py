@@ -13,6 +13,9 @@ from kwaai_core.errors import KwaaiError, RequestError
 
 log = logging.getLogger("kwaai.http")
 
+PATHS = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/ready")
+"""What a newcomer wants to know of."""
+
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -39,8 +42,7 @@ def routing_reply(method: str, path: str, error: HTTPException) -> Json:
     allowed = (error.headers or {}).get("Allow", "")
     methods = ", ".join(sorted(allowed.replace(",", " ").split()))
     message = {
-        404: f"there is nothing at {path}; see /v1/models, /v1/chat/completions, "
-        "/v1/completions, /health, /ready",
+        404: f"there is nothing at {path}; see {', '.join(PATHS)}",
         405: f"{path} does not take {method}: use {methods}",
     }.get(error.status_code, error.detail)
     reply = error_reply(RequestError(message), error.status_code)

@@ -9,20 +9,12 @@ hands of whoever sent them (CVE-2026-48710).
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from ipaddress import ip_address
 
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kwaai_core.errors import (
-    ConfigError,
-    HostNotAllowed,
-    RequestError,
-    RequestTooLarge,
-    RequestTooSlow,
-)
+from kwaai_core.config import ServerSettings
+from kwaai_core.errors import HostNotAllowed, RequestError, RequestTooLarge, RequestTooSlow
 from kwaai_core.replies import error_reply, public
 
 REQUEST_ID = "kwaai.request_id"
@@ -34,14 +26,6 @@ _ORIGIN = re.compile(rb"https?://(.*)", re.ASCII)
 _LINGER = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may bring: a body of so many bytes, within so many seconds."""
-
-    body: int = 2**20
-    body_seconds: float = 30.0
-
-
 def new_request_id() -> str:
     """A name under which the log and the client can speak of one request."""
     return f"req_{secrets.token_hex(12)}"
@@ -50,23 +34,6 @@ def new_request_id() -> str:
 def request_id_header(request_id: str) -> tuple[bytes, bytes]:
     """The header that tells a client the request's id."""
     return (b"x-request-id", request_id.encode())
-
-
-def require_loopback(host: str) -> None:
-    """Refuse to listen where others than this machine's own users could connect.
-
-    Errors:
-      ConfigError: the host is not a loopback address; the message says why that matters.
-    """
-    if host == "localhost":
-        return
-    with suppress(ValueError):
-        if ip_address(host).is_loopback:
-            return
-    raise ConfigError(
-        f"[server] host = “{host}” is not a loopback address: anyone who reaches it could use this "
-        "node, since it has no API keys yet. Use 127.0.0.1 or ::1"
-    )
 
 
 def allowed_hosts(bound: str) -> frozenset[str]:
@@ -81,9 +48,11 @@ class Door:
     app behind gets the body in one piece.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, hosts: frozenset[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, hosts: frozenset[str] | None
+    ) -> None:
         self._app = app
-        self._limits = limits
+        self._settings = settings
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +68,7 @@ class Door:
         try:
             if self._hosts is not None:
                 check_host(scope["headers"], self._hosts, scope["http_version"])
-            body = await _read_body(scope["headers"], receive, self._limits)
+            body = await _read_body(scope["headers"], receive, self._settings)
         except RequestError as error:
             await _turn_away(scope, receive, send, error)
             return
@@ -146,29 +115,29 @@ def _check_authority(header: str, value: bytes, authority: bytes, hosts: frozens
 
 
 async def _read_body(
-    headers: Sequence[tuple[bytes, bytes]], receive: Receive, limits: Limits
+    headers: Sequence[tuple[bytes, bytes]], receive: Receive, settings: ServerSettings
 ) -> bytes | None:
     """The whole body, or None if the client left."""
     for name, value in headers:
-        if name == b"content-length" and int(value) > limits.body:
-            raise _too_large(limits)
+        if name == b"content-length" and int(value) > settings.max_body:
+            raise _too_large(settings)
     body = bytearray()
-    with trio.move_on_after(limits.body_seconds):
+    with trio.move_on_after(settings.body_timeout):
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 return None
             body += message.get("body", b"")
-            if len(body) > limits.body:
-                raise _too_large(limits)
+            if len(body) > settings.max_body:
+                raise _too_large(settings)
             if not message.get("more_body", False):
                 return bytes(body)
-    raise RequestTooSlow(f"the body did not arrive within {limits.body_seconds:g} seconds")
+    raise RequestTooSlow(f"the body did not arrive within {settings.body_timeout:g} seconds")
 
 
-def _too_large(limits: Limits) -> RequestTooLarge:
+def _too_large(settings: ServerSettings) -> RequestTooLarge:
     return RequestTooLarge(
-        f"the body is over the limit of {limits.body} bytes ([server] max_body in kwaai.toml)"
+        f"the body is over the limit of {settings.max_body} bytes ([server] max_body in kwaai.toml)"
     )
 
 

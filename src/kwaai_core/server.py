@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +20,6 @@ from kwaai_core.app import Served, build_app
 from kwaai_core.connection import Connection
 from kwaai_core.errors import ConfigError
 from kwaai_core.local import SOCKET, listener_on
-from kwaai_core.security import require_loopback
 from kwaai_core.sse import Calls
 
 if TYPE_CHECKING:
@@ -42,6 +41,7 @@ async def serve(
     settings: ServerSettings,
     state: Path,
     *,
+    port: bool = True,
     stop: trio.Event | None = None,
     on_bound: Callable[[Sequence[str]], None] = lambda urls: None,
     task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED,
@@ -49,31 +49,36 @@ async def serve(
     """Serve a node on its port and on ``<state>/node.sock`` (0600), until ``stop`` is set.
 
     Then nobody new comes in, answers may finish for ``grace_seconds``, and streams that are still
-    open end with an error. ``on_bound`` and ``task_status`` get the base URLs once it listens.
+    open end with an error. ``on_bound`` and ``task_status`` get the base URLs once it listens:
+    none where ``port`` is false, and only the socket is served.
 
     Errors:
-      ConfigError: the host is not loopback, or the port or the socket's path cannot be had.
+      ConfigError: the port or the socket's path cannot be had.
     """
-    require_loopback(settings.host)
     stop = trio.Event() if stop is None else stop
-    calls = Calls()
-    with _listen(settings.host, settings.port) as tcp, _listen_locally(state) as local:
-        url = _url(tcp)
-        door = _Server(build_app(node, settings, calls=calls))
-        back = _Server(build_app(node, settings, calls=calls, local=True))
+    calls, urls = Calls(), list[str]()
+    with ExitStack() as open_:
+        listeners = [open_.enter_context(_listen_locally(state))]
+        if port:
+            listeners.append(open_.enter_context(_listen(settings.host, settings.port)))
+            urls.append(_url(listeners[-1]))
+        servers = [
+            _Server(build_app(node, settings, calls=calls, local=local), settings.connections)
+            for local in (True, False)[: len(listeners)]
+        ]
         async with trio.open_nursery() as grace:
             async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
-                for server, listener in ((door, tcp), (back, local)):
+                for server, listener in zip(servers, listeners, strict=True):
                     await accepting.start(server.accept, listener, clients)
-                on_bound([url])
-                task_status.started([url])
+                on_bound(urls)
+                task_status.started(urls)
                 try:
                     await stop.wait()
                 except trio.Cancelled:
-                    _abort([door, back])  # or a client that does not read could hold us up
+                    _abort(servers)  # or a client that does not read could hold us up
                     raise
                 accepting.cancel_scope.cancel()
-                grace.start_soon(_wind_up, [door, back], calls, settings.grace_seconds)
+                grace.start_soon(_wind_up, servers, calls, settings.grace_seconds)
             grace.cancel_scope.cancel()
 
 
@@ -93,16 +98,20 @@ def _abort(servers: Sequence[_Server]) -> None:
 
 
 class _Server:
-    """One app on one listening socket."""
+    """One app on one listening socket, for so many connections at a time.
 
-    def __init__(self, app: ASGIApp) -> None:
+    One more has to find a connection on which nothing is asked: the oldest of those ends for it.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._limit = limit
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # starlette types scopes as dicts
         self.context = WorkerContext(None)
         self.config = Config()
         self.config.include_server_header = False
         self.config.h11_max_incomplete_size = _MAX_HEAD
         self.config.errorlog = log
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # the oldest first
 
     async def accept(
         self,
@@ -118,13 +127,19 @@ class _Server:
 
     async def _attend(self, stream: trio.SocketStream) -> None:
         connection = Connection(self._app, self.config, self.context, stream)
-        self.connections.add(connection)
+        if len(self.connections) >= self._limit:
+            idle = next((one for one in self.connections if one.give_way()), None)
+            if idle is None:
+                await connection.refuse()
+                return
+            del self.connections[idle]
+        self.connections[connection] = None
         try:
             await connection.run()
         except Exception:  # what a client sends must not end the node
             log.exception("a connection was dropped")
         finally:
-            self.connections.discard(connection)
+            self.connections.pop(connection, None)
 
 
 @contextmanager

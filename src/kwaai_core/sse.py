@@ -137,7 +137,8 @@ class Generate:
                 if end is None and events.written == written:
                     await events.write(PING)
             text = chunks.text(end.text) if end.text else b""
-            await events.end(text + chunks.closing(end.finish, end.usage, answer.route.hops))
+            text += chunks.closing(end.finish, end.usage, answer.route.hops)
+            await events.write(text, last=True)
 
     def _head(self, answer: Answer) -> Head:
         prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
@@ -200,26 +201,17 @@ class _Events:
         self.written = 0
         self.ended = False
 
-    async def write(self, body: bytes) -> None:
+    async def write(self, body: bytes, *, last: bool = False) -> None:
         if not self.written:
-            body = await self._begin(body)
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+            body = self.held + body
         self.written += 1
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def end(self, body: bytes) -> None:
-        if not self.written:
-            body = await self._begin(body)
-        self.written += 1
-        self.ended = True
-        await self._send({"type": "http.response.body", "body": body})
+        self.ended = last
+        await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
     async def fail(self, error: Exception, request_id: str) -> None:
         """End with an error event, unless the answer is complete already."""
         shown = public(error, request_id)
         log.warning("the stream of request %s failed: %s", request_id, shown)
         if not self.ended:
-            await self.end(openai.failed_event(shown))
-
-    async def _begin(self, body: bytes) -> bytes:
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
-        return self.held + body
+            await self.write(openai.failed_event(shown), last=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from math import inf
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import trio
 
-from kwaai_core.errors import KwaaiError, LobeFailed, cause_of, leaf
+from kwaai_core.errors import KwaaiError, LobeFailed, cause_of, leaf, place_in
 from kwaai_core.roles import Host, Offer
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,19 @@ State = Literal["opening", "ready", "waiting", "failed"]
 class Supervised:
     """One offer, supervised. ``role`` is the stable object for its callers.
 
-    ``on_ready`` is called each time that the offer is open.
+    ``on_ready`` is called each time that the offer is open. What code of ``package`` raises, other
+    than a :class:`KwaaiError`, is a failure of the lobe, and told its callers as that.
     """
 
     def __init__(
-        self, lobe: str, offer: Offer[Any], on_ready: Callable[[], None] = lambda: None
+        self,
+        lobe: str,
+        offer: Offer[Any],
+        on_ready: Callable[[], None] = lambda: None,
+        *,
+        package: str = "",
     ) -> None:
+        self.package = "" if os.environ.get("KWAAI_STRICT") == "1" else package
         self.lobe = lobe
         self.offer = offer
         self.state: State = "opening"
@@ -74,12 +81,23 @@ class Supervised:
             self._again.set()
 
     @contextmanager
-    def call(self) -> Iterator[None]:
-        """A call of the role; a crash of the lobe ends it with :class:`LobeFailed`."""
+    def call(self, passing: Sequence[BaseException] = ()) -> Iterator[None]:
+        """A call of the role; a crash of the lobe, or of the call, is :class:`LobeFailed`.
+
+        Errors in ``passing`` are the caller's own.
+        """
         with trio.CancelScope() as scope:
             self._calls.add(scope)
             try:
                 yield
+            except Exception as error:  # a lobe is foreign code: its bug is not the node's
+                first = leaf(error)
+                if isinstance(first, KwaaiError) or first in passing or not self.package:
+                    raise
+                cause = cause_of(first) + place_in(self.package, first)
+                log.error("lobe %s: %s", self.lobe, cause)
+                log.debug("lobe %s", self.lobe, exc_info=error)
+                raise LobeFailed(self.lobe, cause) from error
             finally:
                 self._calls.discard(scope)
         if scope.cancelled_caught:
@@ -155,7 +173,7 @@ class Supervised:
         if isinstance(first, LobeFailed) and first.lobe != self.lobe:
             self.state, self.cause = "waiting", f"{first.lobe} failed: {first.cause}"
         else:
-            self.state, self.cause = "failed", cause_of(error)
+            self.state, self.cause = "failed", cause_of(first) + place_in(self.package, first)
         again = self.cause == self._logged  # said once; it may be tried for days
         log.log(
             logging.DEBUG if again else logging.ERROR,
@@ -190,16 +208,23 @@ class Forward:
         return f"<role of lobe {self._supervised.lobe}: {self._supervised.state}>"
 
     def _call(self, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        result = method(*args, **kwargs)
+        with self._supervised.call():
+            result = method(*args, **kwargs)
         if isinstance(result, AbstractAsyncContextManager):
             return self._entered(result)
         return self._awaited(result) if isinstance(result, Awaitable) else result
 
     @asynccontextmanager
     async def _entered(self, context: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
-        with self._supervised.call():
+        callers = list[BaseException]()
+        with self._supervised.call(callers):
             async with context as value:
-                yield value
+                try:
+                    yield value
+                except Exception as error:
+                    if not place_in(self._supervised.package, error):
+                        callers.append(leaf(error))
+                    raise
 
     async def _awaited(self, awaitable: Awaitable[Any]) -> Any:
         with self._supervised.call():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,7 @@ BARE = """
     from kwaai_core import ModelCard
     yield ScriptedExecutor(cards=[ModelCard("bare", blocks=1)])
 """.strip()
+SOCKET = re.compile(r"socket:\[(\d+)\]")
 SAYS = "One two three four five"
 
 
@@ -90,6 +93,28 @@ def test_an_unknown_model_is_answered_with_those_there_are(kwaai: Kwaai) -> None
     assert err.startswith("error: there is no model “other” here; available: fake/model; a prompt")
 
 
+@pytest.mark.usefixtures("fake")
+def test_an_unknown_model_of_the_settings_says_where_its_name_is(
+    kwaai: Kwaai, kwaai_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = kwaai_home / "kwaai.toml"
+    file.write_text('[chat]\nmodel = "nope"\n')
+    code, _, err = kwaai("chat", "--lobes", "fake", "-p", "hello")
+    assert code == 1
+    assert err.startswith("error: there is no model “nope” here; available: fake/model; ")
+    assert err.endswith(f"; [chat] model names it, in {file}\n")
+    monkeypatch.setenv("KWAAI_CHAT_MODEL", "neither")
+    assert "“neither”" in (err := kwaai("chat", "--lobes", "fake", "-p", "hello")[2])
+    assert err.endswith("; [chat] model names it, in KWAAI_CHAT_MODEL\n")
+
+
+@pytest.mark.parametrize("words", [["-p", ""], ["-p", " \n"], ["fake/model", ""]])
+def test_an_empty_prompt_is_refused(kwaai: Kwaai, words: list[str]) -> None:
+    code, out, err = kwaai("chat", *words)
+    assert (code, out) == (2, "")
+    assert "the prompt is empty: give a prompt with -p" in err
+
+
 def test_without_a_model_it_is_said_what_to_install(kwaai: Kwaai) -> None:
     code, _, err = kwaai("chat", "--lobes", "", "-p", "hello")
     assert code == 1
@@ -100,8 +125,7 @@ def test_an_answer_that_breaks_off_is_a_failure(kwaai: Kwaai, install: Install) 
     broken = "yield ScriptedExecutor(['One', WorkerLost('the worker died')])"
     install("fake", LOBE.format(body=broken))
     code, out, err = kwaai("chat", "--lobes", "fake", "-p", "hello")
-    assert code == 1
-    assert out.strip() == "One"
+    assert (code, out) == (1, "One\n")
     assert err.endswith("error: the worker died\n")
 
 
@@ -149,8 +173,55 @@ def test_a_dialogue_ends_when_its_node_is_gone(kwaai_home: Path, install: Instal
             dialogue.wait_for("Hello")
             node.process.kill()
             assert dialogue.wait_for_end() == 1
-    assert "does not answer any more" in dialogue.shown
+    assert "Hello\r\nerror: the node here" in dialogue.shown
+    assert "does not answer any more, it has ended: kwaai run" in dialogue.shown
+    assert "Error" not in dialogue.shown
     assert "Traceback" not in dialogue.shown
+
+
+def test_a_dialogue_outlives_an_answer_that_its_node_ends(
+    kwaai_home: Path, install: Install
+) -> None:
+    install("fake", LOBE.format(body=COUNTING.strip()))
+    (kwaai_home / "kwaai.toml").write_text("[server]\ngrace_seconds = 0\n")
+    with kwaai_on_terminal("run", "--lobes", "fake", "--port", "0") as node:
+        node.wait_for("listens on")
+        with kwaai_on_terminal("chat") as dialogue:
+            dialogue.wait_for("> ")
+            dialogue.type("how many?\n")
+            dialogue.wait_for("Hello")
+            node.type(CTRL_C)
+            dialogue.wait_for("\r\nerror: this node is shutting down")
+            dialogue.wait_for("> ")
+            assert node.wait_for_end() == 0
+            dialogue.type("and now?\n")
+            assert dialogue.wait_for_end() == 1
+    assert dialogue.shown.endswith("it has ended: kwaai run\r\n")
+
+
+def test_a_node_of_its_own_opens_no_port(kwaai_home: Path, install: Install) -> None:
+    install("fake", LOBE.format(body=COUNTING.strip()))
+    with kwaai_on_terminal("chat", "--lobes", "fake") as dialogue:
+        dialogue.wait_for("> ")
+        dialogue.type("how many?\n")
+        dialogue.wait_for("Hello")
+        theirs = Path(f"/proc/{dialogue.process.pid}/fd").iterdir()
+        sockets = {match[1] for fd in theirs if (match := SOCKET.match(os.readlink(fd)))}
+        tables = [Path("/proc/net", table).read_text() for table in ("tcp", "tcp6")]
+    assert sockets
+    assert not sockets & {line.split()[9] for line in "".join(tables).splitlines()}
+
+
+def test_a_bug_of_an_executor_is_told_as_the_lobes(kwaai: Kwaai, install: Install) -> None:
+    bug = "class Buggy(ScriptedExecutor):\n        def generate(self, request):\n"
+    bug += "            return request.nonsense\n    yield Buggy()"
+    install("fake", LOBE.format(body=bug))
+    code, out, err = kwaai("chat", "--lobes", "fake", "-p", "hello")
+    assert (code, out) == (1, "")
+    assert err == (
+        "error: the lobe “fake” failed: AttributeError: 'GenerateRequest' object has no attribute "
+        "'nonsense' at site/testing_lobe_fake.py:11\n"
+    )
 
 
 def test_a_model_without_weights_does_not_stand_in_for_a_lobe_that_failed(

@@ -72,8 +72,75 @@ def test_a_wrong_setting_ends_with_2_and_one_line(kwaai: Kwaai, kwaai_home: Path
     (kwaai_home / "kwaai.toml").write_text("[server]\nprot = 1\n")
     file = kwaai_home / "kwaai.toml"
     line = f"error: {file}: [server] prot: there is no such key; did you mean “port”?\n"
-    for command in (["config", "check"], ["config", "show"], ["run", "--port", "0"]):
-        assert kwaai(*command) == (2, "", line)
+    for command in ("config check", "config show", "run --port 0", "lobes", "chat -p hi"):
+        assert kwaai(*command.split()) == (2, "", line)
+
+
+def test_everything_that_is_wrong_is_said_at_once(
+    kwaai: Kwaai, kwaai_home: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (
+        "@dataclass(frozen=True)\nclass Settings:\n    size: int = 1\n"
+        "    def __post_init__(self):\n        if self.size > 9: raise ValueError('too large')\n"
+    )
+    hook = "@hookimpl\ndef provide_store():\n    return Offer('mine', print, Settings)\n"
+    head = "from dataclasses import dataclass\nfrom kwaai_core import Offer, hookimpl\n"
+    install("mine", head + settings + hook)
+    monkeypatch.setenv("KWAAI_LOG_LEVEL", "loud")
+    (kwaai_home / "kwaai.toml").write_text(
+        'prot = 9\nlobes = ["mien"]\n[mine]\nsize = 10\n'
+        '[server]\nhost = "0.0.0.0"\n[chat]\nmodle = 1\nmodel = 2\n'
+    )
+    for command in (["config", "check"], ["run"]):
+        code, out, err = kwaai(*command)
+        assert (code, out) == (2, "")
+        lines = err.splitlines()
+        assert all(line.startswith("error: ") for line in lines)
+        for said in ("prot", "“mien”", "too large", "0.0.0.0", "“model”", "= 2", "'loud'"):
+            assert sum(said in line for line in lines) == 1, (said, err)
+        assert len(lines) == 7
+
+
+@pytest.mark.parametrize("words", [["config", "check"], ["lobes"], ["run"]])
+def test_a_settings_file_that_is_not_there(
+    kwaai: Kwaai, kwaai_home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    file = kwaai_home / "elsewhere.toml"
+    monkeypatch.setenv("KWAAI_CONFIG", str(file))
+    code, out, _ = kwaai("config", "path")
+    assert code == 0
+    assert f"settings {file}  (does not exist; KWAAI_CONFIG names it)" in out.splitlines()
+    code, _, err = kwaai(*words)
+    assert code == 2
+    assert "does not exist: write it, or unset the variable" in err
+
+
+def test_where_the_settings_are_is_said_of_a_file_that_is_broken(
+    kwaai: Kwaai, kwaai_home: Path
+) -> None:
+    (kwaai_home / "kwaai.toml").write_text("[server\n")
+    assert kwaai("config", "path")[0] == 0
+    assert kwaai("config", "check")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["config", "show", "--json"], 2, "did you mean “port”?"),
+        (["lobes", "--json", "more"], 2, "unexpected extra argument"),
+        (["peers", "ls", "--json"], 1, "no node runs here"),
+        (["chat", "--json", "-p", ""], 2, "the prompt is empty"),
+    ],
+)
+def test_with_json_an_error_is_an_object_on_stderr(
+    kwaai: Kwaai, kwaai_home: Path, words: list[str], code: int, said: str
+) -> None:
+    if code == 2:
+        (kwaai_home / "kwaai.toml").write_text("[server]\nprot = 1\n")
+    ended, out, err = kwaai(*words)
+    assert (ended, out) == (code, "")
+    (error,) = json.loads(err).values()
+    assert said in error["message"]
 
 
 def test_an_unknown_lobe_ends_with_2(kwaai: Kwaai, install: Install) -> None:
@@ -158,10 +225,11 @@ def test_lobes_are_shown_with_their_cause(kwaai: Kwaai, install: Install) -> Non
         "facts": {},
     }
     assert (shown["broken"]["role"], shown["broken"]["state"]) == ("trust", "failed")
-    assert shown["broken"]["cause"] == "OSError: no disk"
+    cause = "OSError: no disk at site/testing_lobe_broken.py:1; KWAAI_STRICT=1 shows more"
+    assert shown["broken"]["cause"] == cause
     code, out, _ = kwaai("lobes")
     (line,) = [line for line in out.splitlines() if line.startswith("broken")]
-    assert line.split() == ["broken", "1.5", "trust", "failed", "OSError:", "no", "disk"]
+    assert line.split() == ["broken", "1.5", "trust", "failed", *cause.split()]
 
 
 def test_lobes_that_a_run_leaves_out_say_so(

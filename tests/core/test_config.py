@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from kwaai_core.config import (
     CORE_TABLES,
-    ChatSettings,
     Config,
     LogSettings,
     ServerSettings,
@@ -48,7 +47,6 @@ def read(value: Any, key: str) -> Any:
 
 def test_without_anything_all_is_default() -> None:
     assert config().server == ServerSettings()
-    assert config().chat == ChatSettings()
     assert config().log == LogSettings()
     assert config().lobes is None
     assert config().roles == {}
@@ -66,7 +64,7 @@ def test_flag_goes_before_environment_before_file_before_default() -> None:
     assert found["port"] == (2, "KWAAI_SERVER_PORT")
     layers["flags"] = {"server.port": 3}
     found = Config(Path("kwaai.toml"), Path(), **layers).sourced("server", ServerSettings)
-    assert found["port"] == (3, "flag")
+    assert found["port"] == (3, "the command line")
 
 
 def test_a_flag_that_was_not_given_counts_for_nothing() -> None:

@@ -76,7 +76,10 @@ def test_commands_see_the_node_that_runs(kwaai: Kwaai, install: Install, kwaai_h
         terminal.wait_for("/v1")
         _, out, _ = kwaai("lobes", "--json")
         (slow,) = [status for status in json.loads(out) if status["lobe"] == "slow"]
-        assert (slow["state"], slow["cause"]) == ("failed", "OSError: no disk")
+        assert (slow["state"], slow["cause"]) == (
+            "failed",
+            "OSError: no disk at site/testing_lobe_slow.py:8",
+        )
         code, _, err = kwaai("run", "--lobes", "", "--port", "0")
         assert code == 1
         assert f"(process {terminal.process.pid})" in err
@@ -96,6 +99,7 @@ def test_commands_see_the_node_that_runs(kwaai: Kwaai, install: Install, kwaai_h
 
 def test_the_log_can_be_json(kwaai_home: Path, install: Install) -> None:
     install("slow", LOBE.format(before="raise OSError('no disk')", after="pass"))
+    (kwaai_home / "kwaai.toml").write_text("[elsewhere]\nkey = 1\n")
     command = [sys.executable, "-m", "kwaai_core", "run", "--lobes", "slow", "--port", "0"]
     with subprocess.Popen(
         [*command, "--log-format", "json"],
@@ -105,9 +109,14 @@ def test_the_log_can_be_json(kwaai_home: Path, install: Install) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert "listens on" in process.stdout.readline()
+        bound = json.loads(process.stdout.readline())
         process.terminate()
-        line = json.loads(process.stderr.readline())
-        process.stderr.read()
+        warning, error, stopping = map(json.loads, process.stderr)
+        assert not process.stdout.read()
     assert process.returncode == 0
-    assert (line["level"], line["message"]) == ("error", "lobe slow (failed): OSError: no disk")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", bound["url"])
+    assert bound["message"] == f"kwaai listens on {bound['url']}"
+    assert (warning["level"], error["level"]) == ("warning", "error")
+    assert "[elsewhere] belongs to no installed lobe" in warning["message"]
+    assert error["message"].startswith("lobe slow (failed): OSError: no disk at site/")
+    assert stopping["message"].startswith("stopping: ")

@@ -16,6 +16,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 HEAD = """# Commands
 
 What `kwaai` says of itself. Commands that lobes add, such as `kwaai models`, are in their README.
+
+What a command is asked for goes to standard output, and everything else to standard error:
+warnings, logs, progress, errors. An error is one line (a wrong `kwaai.toml` may have several),
+after `--json` one object: `{"error": {"message": "…"}}`. With `--json` standard output then has the
+one document, or nothing where the command fails.
+
+| exit code | when |
+|---|---|
+| 0 | it did what it was asked for |
+| 1 | it could not |
+| 2 | wrong usage, or a wrong setting |
+| 70 | a bug in kwaai |
+| 130 | Ctrl-C |
+
+`kwaai run` prints one line to standard output once it listens: “kwaai listens on
+http://127.0.0.1:8000/v1 (stop with Ctrl-C)”. With `--log-format json` it is an object like every
+line of the log: `{"message": "…", "url": "http://127.0.0.1:8000/v1"}`.
 """
 
 

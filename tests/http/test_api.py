@@ -238,12 +238,22 @@ async def test_a_bad_request_names_its_field(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/nope", "/lobes", "/lobes/x/", "//v1/models", "/health/"]
+    "path", ["/v", "/v1", "/v1/nope", "/lobes", "/lobes/x/", "//v1/models", "/health/"]
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 async def test_no_such_path(served: Served, path: str, method: str) -> None:
     async with served.client() as client:
         error_of(await client.request(method, path, content=b"x" * 60_000), 404, None)
+
+
+async def test_the_root_says_where_the_api_is(served: Served) -> None:
+    async with served.client() as client, served.local_client() as local:
+        told = (await client.get("/")).json()
+        assert told["base_url"] == f"{served.url}/v1"
+        assert {"/v1/models", "/v1/chat/completions", "/health"} <= {*told["paths"]}
+        assert (await local.get("/")).json() == told | {"base_url": "/v1"}
+        for path in told["paths"]:
+            assert (await client.get(path)).status_code in (200, 405)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwaai_core.errors import ConfigError, HostNotAllowed
-from kwaai_core.security import Door, Limits, allowed_hosts, check_host, require_loopback
+from kwaai_core.config import ServerSettings
+from kwaai_core.errors import HostNotAllowed
+from kwaai_core.security import Door, allowed_hosts, check_host
 
 from .conftest import Served, chat_body, post
 
@@ -121,13 +122,13 @@ def test_no_header_breaks_the_check(value: bytes) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", "", "127.0.0.1.x"])
 def test_a_public_host_is_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(ConfigError, match="not a loopback address.*no API keys"):
-        require_loopback(host)
+    with pytest.raises(ValueError, match="not a loopback address.*no API keys"):
+        ServerSettings(host=host)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.9", "::1"])
 def test_a_loopback_host_is_not(host: str) -> None:
-    require_loopback(host)
+    assert ServerSettings(host=host).host == host
 
 
 async def test_a_body_at_the_limit_comes_in_and_one_byte_more_does_not(served: Served) -> None:
@@ -184,7 +185,7 @@ async def test_the_time_for_a_body_is_limited(autojump_clock: trio.testing.MockC
 
     sent = []
     to_app, from_client = trio.open_memory_channel[dict[str, object]](1)
-    door = Door(app, Limits(body=100, body_seconds=30), None)
+    door = Door(app, ServerSettings(max_body=100), None)
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [], "http_version": "1.1"}
 
     async def send(message: dict[str, object]) -> None:

@@ -3,8 +3,10 @@
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 import trio.testing
@@ -14,7 +16,7 @@ from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError
 from kwaai_core.server import _listen, _Server, serve
 
-from .conftest import FakeNode, chat_body, post, read_until, serving
+from .conftest import FakeNode, chat_body, post, read_all, read_until, serving
 
 
 def settings(port: int = 0, host: str = "127.0.0.1") -> ServerSettings:
@@ -35,11 +37,6 @@ async def test_a_port_that_is_taken_is_said_before_anything_is_served(
     assert not bound
     assert not (tmp_path / "node.sock").exists()
     taken.close()
-
-
-async def test_a_public_host_is_never_bound(node: FakeNode, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="not a loopback address"):
-        await serve(node, settings(host="0.0.0.0"), tmp_path)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.5", "::1"])
@@ -139,7 +136,7 @@ async def test_a_connection_is_idle_again_after_an_answer(
 async def test_a_connection_that_meets_a_bug_is_dropped_alone(
     node: FakeNode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = _Server(build_app(node, settings()))
+    server = _Server(build_app(node, settings()), 8)
     limit = server.config.h11_max_incomplete_size
     async with trio.open_nursery() as nursery:
         with _listen("127.0.0.1", 0) as listener:
@@ -165,3 +162,78 @@ async def test_cancelling_the_server_frees_all_it_held(node: FakeNode, tmp_path:
         await nursery.start(run)
         nursery.cancel_scope.cancel()
     assert not (tmp_path / "node.sock").exists()
+
+
+HALF = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n"
+
+
+@pytest.mark.parametrize("said", [b"", HALF, HALF + b"\r\nx"], ids=["nothing", "head", "body"])
+async def test_connections_that_ask_nothing_make_room_for_others(
+    node: FakeNode, tmp_path: Path, said: bytes
+) -> None:
+    async with (
+        serving(node, tmp_path, connections=8) as served,
+        served.client() as client,
+        AsyncExitStack() as open_,
+    ):
+        idle = [await open_.enter_async_context(await served.connect()) for _ in range(100)]
+        for stream in idle[-8:]:
+            await stream.send_all(said)
+        for _ in range(3):
+            assert (await client.get("/health")).status_code == 200
+        for stream in idle[:93]:
+            assert await read_all(stream) == b""
+        with trio.move_on_after(0.1) as waiting:
+            await idle[-1].receive_some(1)
+        assert waiting.cancelled_caught
+
+
+async def test_with_all_connections_busy_the_next_one_is_told_so(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    node.executor.entering = trio.Event()
+    async with (
+        serving(node, tmp_path, connections=2) as served,
+        served.client() as client,
+        served.local_client() as local,
+    ):
+        answers = [await served.connect() for _ in range(2)]
+        for n, stream in enumerate(answers):
+            await stream.send_all(post("/v1/chat/completions", chat_body()))
+            await node.executor.play(n)
+        refused = await client.get("/health")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.headers["connection"] == "close"
+        assert "[server] connections" in refused.json()["error"]["message"]
+        assert (await local.get("/health")).status_code == 200
+        node.executor.entering.set()
+        for stream in answers:
+            assert (await read_until(stream, b"Hello")).startswith(b"HTTP/1.1 200")
+        assert (await client.get("/health")).status_code == 200
+        for stream in answers:
+            await stream.aclose()
+
+
+async def test_a_head_that_does_not_come_to_its_end_is_not_waited_for(
+    node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hypercorn.Config.keep_alive_timeout", 0.1)
+    async with serving(node, tmp_path) as served:
+        with trio.fail_after(3):
+            assert await served.talk(HALF) == b""
+
+
+async def test_without_a_port_the_unix_socket_is_served_alone(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
+            await serve(node, settings(), tmp_path, port=False, stop=stop, task_status=task_status)
+
+        assert await nursery.start(run) == []
+        transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "node.sock"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
+            assert (await client.get("/lobes")).status_code == 200
+        stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -33,8 +34,6 @@ def version_(as_json: bool) -> None:
     versions = {"kwaai-core": version("kwaai-core")}
     versions |= {f"lobe {lobe.name}": lobe.version for lobe in find_lobes()}
     if as_json:
-        import json
-
         click.echo(json.dumps(versions))
     else:
         click.echo("\n".join(f"{name} {number}" for name, number in versions.items()))
@@ -45,33 +44,40 @@ for command in (run, chat, peers, lobes, config):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The entry point. Errors are a line on stderr; exit codes: 1 failed, 2 usage or settings."""
+    """The entry point. Exit codes: 1 failed, 2 usage or settings, 70 a bug, 130 interrupted.
+
+    Errors are lines on stderr, or after ``--json`` one JSON object there.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
     colour = False if os.environ.get("NO_COLOR") else None  # None: where it is a terminal
-    words = None if arguments is None else list(arguments)
+
+    def fail(error: object, code: int) -> NoReturn:
+        if "--json" in words:
+            click.echo(json.dumps({"error": {"message": str(error)}}, ensure_ascii=False), err=True)
+        else:
+            for line in str(error).splitlines():
+                click.echo(f"{click.style('error:', fg='red')} {line}", err=True, color=colour)
+        sys.exit(code)
+
     try:
         _add_commands_of_lobes(cli)
         code = cli.main(words, standalone_mode=False, color=colour)
         sys.exit(code if isinstance(code, int) else 0)  # what a command gave to Context.exit
     except click.ClickException as error:
+        if "--json" in words:
+            fail(error.format_message(), error.exit_code)
         error.show()
         if "No such command" in error.format_message():
             click.echo("It may be that of a lobe: pip install kwaai-lobe-<its name>", err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except ConfigError as error:
-        _fail(error, 2, colour)
     except KwaaiError as error:
-        _fail(error, 1, colour)
+        fail(error, 2 if isinstance(error, ConfigError) else 1)
     except Exception as error:  # our own bug: a user gets a line, whoever mends it the traceback
         if os.environ.get("KWAAI_STRICT") == "1":
             raise
-        _fail(f"this is a bug in kwaai: {error!r} (KWAAI_STRICT=1 shows where)", 70, colour)
-
-
-def _fail(error: object, code: int, colour: bool | None) -> NoReturn:
-    click.echo(f"{click.style('error:', fg='red')} {error}", err=True, color=colour)
-    sys.exit(code)
+        fail(f"this is a bug in kwaai: {error!r} (KWAAI_STRICT=1 shows where)", 70)
 
 
 def _add_commands_of_lobes(group: click.Group) -> None:

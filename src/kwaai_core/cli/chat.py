@@ -8,17 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
 
 from kwaai_core.cli.setting_up import prepare
+from kwaai_core.config import ChatSettings
 from kwaai_core.errors import KwaaiError, LobeFailed, leaf
-from kwaai_core.local import answered
+from kwaai_core.local import answered, node_client, node_runs
 
 if TYPE_CHECKING:
     import httpx
@@ -42,11 +43,9 @@ def chat(
     words: tuple[str, ...],
     prompt: str | None,
     system: str | None,
-    temperature: float | None,
-    max_tokens: int | None,
-    seed: int | None,
     lobes: str | None,
     as_json: bool,
+    **sampling: float | None,
 ) -> None:
     """Talk to MODEL, by default the first there is that has weights.
 
@@ -54,24 +53,18 @@ def chat(
     which Ctrl-C stops the answer and Ctrl-D ends. Uses the node that runs here, or opens one for
     the time being.
     """
-    if words and prompt is not None:
-        raise click.UsageError("there are two prompts: one after MODEL, and one with -p")
-    prompt = " ".join(words) or prompt
-    if prompt is None and not sys.stdin.isatty():
-        try:
-            prompt = sys.stdin.read()
-            prompt.encode()
-        except UnicodeError:
-            raise click.UsageError("standard input is not UTF-8: convert it first") from None
-        if not prompt.strip():
-            raise click.UsageError("standard input is empty: give a prompt with -p, or type one")
-    given = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    prompt = _prompt(words, prompt)
     config, chosen = prepare({"lobes": lobes})
+    name, source = (model, "") if model else config.sourced("chat", ChatSettings)["model"]
+    hint = f"; [chat] model names it, in {source}"
+    if model:
+        alone = f'; a prompt alone goes with -p: kwaai chat -p "{" ".join((model, *words))}"'
+        hint = alone * (bool(words) or prompt is None)
     with _node(config, chosen) as client:
-        if model and prompt == (" ".join(words) or None):  # "kwaai chat hello there"
-            _require_model(client, model, words)
-        dialogue = _Dialogue(client, _model(client, model or config.chat.model))
-        dialogue.options = {key: value for key, value in given.items() if value is not None}
+        if name:
+            _require_model(client, name, hint)
+        dialogue = _Dialogue(client, name or _first_model(client))
+        dialogue.options = {key: value for key, value in sampling.items() if value is not None}
         if system:
             dialogue.messages.append({"role": "system", "content": system})
         if prompt is not None:
@@ -80,9 +73,23 @@ def chat(
             dialogue.talk()
 
 
-def _model(client: httpx.Client, wanted: str) -> str:
-    if wanted:
-        return wanted
+def _prompt(words: tuple[str, ...], prompt: str | None) -> str | None:
+    """What is asked, or None for a dialogue."""
+    if words and prompt is not None:
+        raise click.UsageError("there are two prompts: one after MODEL, and one with -p")
+    prompt, what = " ".join(words) if words else prompt, "the prompt"
+    if prompt is None and not sys.stdin.isatty():
+        try:
+            prompt, what = sys.stdin.read(), "standard input"
+            prompt.encode()
+        except UnicodeError:
+            raise click.UsageError("standard input is not UTF-8: convert it first") from None
+    if prompt is not None and not prompt.strip():
+        raise click.UsageError(f"{what} is empty: give a prompt with -p, or type one")
+    return prompt
+
+
+def _first_model(client: httpx.Client) -> str:
     models = answered(client.get("/v1/models"))["data"]
     if not any(model["kwaai"]["digest"] for model in models):
         for lobe in answered(client.get("/lobes")):
@@ -93,11 +100,10 @@ def _model(client: httpx.Client, wanted: str) -> str:
     return str(models[0]["id"])
 
 
-def _require_model(client: httpx.Client, wanted: str, words: tuple[str, ...]) -> None:
+def _require_model(client: httpx.Client, wanted: str, hint: str) -> None:
     found = client.get(f"/v1/models/{quote(wanted)}")
     if found.status_code == 404 and answered(client.get("/v1/models"))["data"]:
-        said, prompt = found.json()["error"]["message"], " ".join((wanted, *words))
-        raise KwaaiError(f'{said}; a prompt alone goes with -p: kwaai chat -p "{prompt}"')
+        raise KwaaiError(found.json()["error"]["message"] + hint)
 
 
 @dataclass
@@ -115,15 +121,17 @@ class _Dialogue:
         started = time.monotonic()
         text = ""
         facts: dict[str, Any] = {}
-        for piece, facts in self._answer():  # noqa: B007 - the last of them are wanted below
-            text += piece
-            if not as_json:
-                click.echo(piece, nl=False)
+        try:
+            for piece, facts in self._answer():  # noqa: B007 - the last of them are wanted below
+                text += piece
+                if not as_json:
+                    click.echo(piece, nl=False)
+        finally:  # an error has a line of its own
+            if text and not as_json:
+                click.echo()
         if as_json:
             facts |= {"model": self.model, "text": text, "seconds": time.monotonic() - started}
             click.echo(json.dumps(facts, ensure_ascii=False))
-        else:
-            click.echo()
 
     def talk(self) -> None:
         """Read questions until the end of input."""
@@ -144,7 +152,7 @@ class _Dialogue:
 
     def _turn(self, prompt: str) -> None:
         self.messages.append({"role": "user", "content": prompt})
-        text = ""
+        text = failed = ""
         try:
             for piece, _ in self._answer():
                 text += piece
@@ -152,8 +160,11 @@ class _Dialogue:
         except KeyboardInterrupt:
             click.echo(" …", nl=False)
         except KwaaiError as error:
-            click.echo(f"{click.style('error:', fg='red')} {error.message}", err=True)
-        click.echo()
+            failed = error.message
+        finally:
+            click.echo()
+        if failed:
+            click.echo(f"{click.style('error:', fg='red')} {failed}", err=True)
         if text:
             self.messages.append({"role": "assistant", "content": text})
         else:
@@ -185,13 +196,8 @@ class _Dialogue:
 @contextmanager
 def _node(config: Config, lobes: list[Lobe]) -> Iterator[httpx.Client]:
     """A client of the running node, or of one in a thread of this process."""
-    from kwaai_core.local import node_client, node_runs
-
-    if node_runs(config.state):
-        with node_client(config.state, timeout=None) as client:
-            yield client
-        return
-    with _own_node(config, lobes), node_client(config.state, timeout=None) as client:
+    own = nullcontext() if node_runs(config.state) else _own_node(config, lobes)
+    with own, node_client(config.state, timeout=None) as client:
         yield client
 
 
@@ -206,28 +212,26 @@ def _own_node(config: Config, lobes: list[Lobe]) -> Iterator[None]:
     set_up("debug" if config.log.level == "debug" else "error", config.log.format)
     if config.log.level != "debug":  # what fails is said once, by whoever asked for it
         logging.getLogger("kwaai_core.supervise").setLevel("CRITICAL")
-    news: SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event] | BaseException] = SimpleQueue()
+    up: Future[tuple[trio.lowlevel.TrioToken, trio.Event]] = Future()
 
     async def main() -> None:
         stop = trio.Event()
         token = trio.lowlevel.current_trio_token()
-        server = replace(config.server, port=0, grace_seconds=0.0)
+        server = replace(config.server, grace_seconds=0.0)
         async with open_node(config, lobes) as node:
-            bound = lambda urls: news.put((token, stop))  # noqa: E731
-            await serve(node, server, config.state, stop=stop, on_bound=bound)
+            bound = lambda urls: up.set_result((token, stop))  # noqa: E731
+            await serve(node, server, config.state, port=False, stop=stop, on_bound=bound)
 
     def thread() -> None:
         try:
             trio.run(main)
         except BaseException as error:  # noqa: BLE001 - for the thread that waits for this one
-            news.put(leaf(error))
+            if not up.done():
+                up.set_exception(leaf(error))
 
     node = threading.Thread(target=thread, daemon=True)
     node.start()
-    first = news.get()
-    if isinstance(first, BaseException):
-        raise first
-    token, stop = first
+    token, stop = up.result()
     try:
         yield
     finally:

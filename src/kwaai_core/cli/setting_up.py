@@ -1,14 +1,18 @@
-"""What every command that opens a node does first."""
+"""What every command that needs the settings and the lobes does first."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from kwaai_core.config import Config, load_config
-from kwaai_core.lobes import Lobe, find_lobes, select
+from kwaai_core.config import Config, every, load_config
+from kwaai_core.lobes import Lobe, fill_roles, find_lobes, select
+from kwaai_core.logs import set_up
+
+log = logging.getLogger("kwaai")
 
 
 def tables_of(lobes: Sequence[Lobe]) -> dict[str, type[Any]]:
@@ -16,16 +20,31 @@ def tables_of(lobes: Sequence[Lobe]) -> dict[str, type[Any]]:
     return {offer.name: offer.settings for lobe in lobes for offer in lobe.offers.values()}
 
 
-def warn(config: Config, installed: Sequence[Lobe]) -> None:
-    """Check a configuration, and say on stderr what of it does nothing."""
-    broken = [lobe.name for lobe in installed if lobe.error]
-    for warning in config.check(tables_of(installed), broken):
-        click.echo(f"warning: {warning}", err=True)
+def prepare(
+    flags: Mapping[str, Any] | None = None, *, logged: bool = False
+) -> tuple[Config, list[Lobe]]:
+    """The configuration, checked as a whole, and the lobes of this run.
 
+    Warnings go to stderr: as log records where ``logged``, which sets the log up.
+    Errors: :class:`ConfigError` with all that a node would refuse, a line each.
+    """
+    config, installed = load_config(flags), find_lobes()
+    warnings, chosen = list[str](), list[Lobe]()
 
-def prepare(flags: Mapping[str, Any]) -> tuple[Config, list[Lobe]]:
-    """The checked configuration, and the lobes of this run; warnings go to stderr."""
-    config = load_config(flags)
-    installed = find_lobes()
-    warn(config, installed)
-    return config, select(installed, config.lobes)
+    def check() -> None:
+        broken = [lobe.name for lobe in installed if lobe.error]
+        warnings.extend(config.check(tables_of(installed), broken))
+
+    def choose() -> None:
+        chosen.extend(select(installed, config.lobes))
+        fill_roles(chosen, config.roles)
+
+    every(check, choose)
+    if logged:
+        set_up(config.log.level, config.log.format)
+    for warning in warnings:
+        if logged:
+            log.warning("%s", warning)
+        else:
+            click.echo(f"warning: {warning}", err=True)
+    return config, chosen

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import click
 
-from kwaai_core.cli.setting_up import tables_of, warn
-from kwaai_core.config import CORE_TABLES, load_config
-from kwaai_core.lobes import Lobe, find_lobes, select, statuses_of
-from kwaai_core.types import LobeStatus
+from kwaai_core.cli.setting_up import prepare, tables_of
+from kwaai_core.config import CORE_TABLES, default_file, default_state, load_config
+from kwaai_core.lobes import find_lobes, statuses_of
 
 
 @click.command()
@@ -24,7 +24,7 @@ def lobes(as_json: bool) -> None:
     """
     statuses = _live()
     if statuses is None:
-        statuses = [asdict(status) for status in _installed()]
+        statuses = _idle()
     if as_json:
         click.echo(json.dumps(statuses, indent=2))
         return
@@ -42,28 +42,21 @@ _COLOURS = {"ready": "green", "failed": "red", "waiting": "yellow", "opening": "
 def _live() -> list[dict[str, Any]] | None:
     from kwaai_core.local import node_client, node_runs
 
-    state = load_config().state
+    state = default_state()
     if not node_runs(state):
         return None
     with node_client(state) as client:
         return list(client.get("/lobes").raise_for_status().json())
 
 
-def _installed() -> list[LobeStatus]:
-    chosen, found = load_config().lobes, find_lobes()
-    select(found, chosen)  # which complains of a name that is not there
+def _idle() -> list[dict[str, Any]]:
+    used = {lobe.name for lobe in prepare()[1]}
+    why = {True: "no node runs", False: "not among the lobes in kwaai.toml"}
     return [
-        status
-        for lobe in found
-        for status in statuses_of(lobe, "no node runs" if _used(lobe, chosen) else _LEFT_OUT)
+        asdict(status)
+        for lobe in find_lobes()
+        for status in statuses_of(lobe, why[lobe.name in used])
     ]
-
-
-_LEFT_OUT = "not among the lobes in kwaai.toml"
-
-
-def _used(lobe: Lobe, chosen: Sequence[str] | None) -> bool:
-    return chosen is None or lobe.name in chosen
 
 
 @click.group()
@@ -74,20 +67,16 @@ def config() -> None:
 @config.command()
 def path() -> None:
     """Print where the settings and the state are."""
-    loaded = load_config()
-    there = "" if loaded.file.exists() else "  (does not exist; that is fine)"
-    click.echo(f"settings {loaded.file}{there}\nstate    {loaded.state}")
+    file, named = default_file(), os.environ.get("KWAAI_CONFIG")
+    missing = "  (does not exist; %s)" % ("KWAAI_CONFIG names it" if named else "that is fine")
+    click.echo(f"settings {file}{missing * (not file.exists())}\nstate    {default_state()}")
 
 
 @config.command()
 def check() -> None:
     """Check kwaai.toml and the environment; exit code 2 where something cannot be used."""
-    loaded, everything = load_config(), find_lobes()
-    from kwaai_core.lobes import fill_roles
-
-    warn(loaded, everything)
-    fill_roles(select(everything, loaded.lobes), loaded.roles)
-    click.echo(f"{loaded.file}: all good" if loaded.file.exists() else "all defaults: all good")
+    file = prepare()[0].file
+    click.echo(f"{file}: all good" if file.exists() else "all defaults: all good")
 
 
 @config.command()
