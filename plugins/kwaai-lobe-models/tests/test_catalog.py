@@ -13,9 +13,11 @@ import pytest
 import trio
 
 from kwaai_core import ConfigError, Host, ModelFileError, ModelNotFound
+from kwaai_core.config import Config
 from kwaai_core.testing.conformance import check_catalog
 from kwaai_lobe_models import ModelsSettings, catalog, provide_catalog
 from kwaai_lobe_models.catalog import open_catalog
+from kwaai_lobe_models.folder import scan
 from kwaai_lobe_models.index import Index, describe
 
 S = TypeVar("S")
@@ -145,9 +147,14 @@ async def test_the_folder_in_the_home_folder(tmp_path: Path, write, monkeypatch)
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.*No such file"):
-        async with open_catalog(home(tmp_path, str(tmp_path / "nowhere"))):
-            pass
+    document = {"models": {"folder": str(tmp_path / "folder")}}
+    config = Config(Path("kwaai.toml"), tmp_path, document)
+    with pytest.raises(ConfigError, match=r"kwaai.toml: \[models\] folder = .*no such folder"):
+        config.check({"models": ModelsSettings})
+    (tmp_path / "folder").mkdir()
+    assert config.check({"models": ModelsSettings}) == []
+    with pytest.raises(ConfigError, match="nowhere.*No such file"):  # gone since it was checked
+        scan(tmp_path / "nowhere", tmp_path)
 
 
 async def test_what_was_added_comes_before_the_folder(tmp_path: Path, write) -> None:

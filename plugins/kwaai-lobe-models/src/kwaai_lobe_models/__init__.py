@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kwaai_core import Catalog, Host, Offer, hookimpl
@@ -17,6 +18,10 @@ class ModelsSettings:
     """The table ``[models]``; ``folder``: every GGUF file in it is offered too."""
 
     folder: str = ""
+
+    def __post_init__(self) -> None:
+        if self.folder and not Path(self.folder).expanduser().is_dir():
+            raise ValueError(f"folder = {self.folder!r}: there is no such folder")
 
 
 @hookimpl
