@@ -65,9 +65,7 @@ class Host:
     def __init__(
         self, units: Sequence[Span], cache: Cache, limits: Limits, send: SendFrame
     ) -> None:
-        self._starts = {unit.lo for unit in units}
-        self._ends = {unit.hi for unit in units}
-        self._blocks = {block for unit in units for block in range(unit.lo, unit.hi)}
+        self.hold(units)
         self._cache = cache
         self._limits = limits
         self._send = send
@@ -75,6 +73,12 @@ class Host:
         self._sessions: dict[int, Session] = {}
         self._free = list(range(limits.streams))
         self.draining = False
+
+    def hold(self, units: Sequence[Span]) -> None:
+        """Admit sessions over these units from now on."""
+        self._starts = {unit.lo for unit in units}
+        self._ends = {unit.hi for unit in units}
+        self._blocks = {block for unit in units for block in range(unit.lo, unit.hi)}
 
     @property
     def sessions(self) -> Sequence[Session]:
