@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from kwaai_core.door import Gate
 
 
+NO_EXECUTOR = "no executor is installed: pip install kwaai-lobe-llama, and start the node again"
+
+
 class Served(Host, Protocol):
     """What the app needs of a node."""
 
@@ -113,9 +116,7 @@ async def _ready(node: Served, request: Request) -> Response:
         if status.role in ("executor", "router") and status.state in ("failed", "waiting"):
             raise LobeFailed(status.lobe, status.cause, retry_after=5)
     if not node.executors:
-        raise NoPeerAvailable(
-            "no executor is installed: pip install kwaai-lobe-llama, and start the node again"
-        )
+        raise NoPeerAvailable(NO_EXECUTOR)
     raise ModelLoading("no executor is ready yet: it is opening, or loads its model", retry_after=1)
 
 

@@ -42,6 +42,20 @@ def test_ctrl_c_ends_it(kwaai_home: Path) -> None:
     assert not (kwaai_home / "state" / "node.sock").exists()
 
 
+def test_with_nothing_to_answer_with_it_says_so(kwaai_home: Path) -> None:
+    with kwaai_on_terminal("run", "--lobes", "", "--port", "0") as terminal:
+        terminal.wait_for("WARNING no executor is installed: pip install kwaai-lobe-llama")
+        terminal.wait_for("listens on")
+
+
+def test_a_lobe_that_cannot_be_imported_is_told(kwaai_home: Path, install: Install) -> None:
+    install("broken", "import nowhere_to_be_found\n# provide_executor")
+    with kwaai_on_terminal("run", "--lobes", "broken", "--port", "0") as terminal:
+        terminal.wait_for("ERROR   lobe broken (failed): ModuleNotFoundError: ")
+        terminal.wait_for("at site/testing_lobe_broken.py:1")
+        terminal.wait_for("listens on")
+
+
 def test_a_signal_ends_it(kwaai_home: Path) -> None:
     with kwaai_on_terminal("run", "--lobes", "", "--port", "0") as terminal:
         terminal.wait_for("listens on")
@@ -111,7 +125,7 @@ def test_the_log_can_be_json(kwaai_home: Path, install: Install) -> None:
         assert process.stderr is not None
         bound = json.loads(process.stdout.readline())
         process.terminate()
-        warning, error, stopping = map(json.loads, process.stderr)
+        warning, error, no_executor, stopping = map(json.loads, process.stderr)
         assert not process.stdout.read()
     assert process.returncode == 0
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/v1", bound["url"])
@@ -119,4 +133,5 @@ def test_the_log_can_be_json(kwaai_home: Path, install: Install) -> None:
     assert (warning["level"], error["level"]) == ("warning", "error")
     assert "[elsewhere] belongs to no installed lobe" in warning["message"]
     assert error["message"].startswith("lobe slow (failed): OSError: no disk at site/")
+    assert no_executor["message"].startswith("no executor is installed")
     assert stopping["message"].startswith("stopping: ")

@@ -50,6 +50,7 @@ def run(**given: Any) -> None:
 async def _serve(config: Config, lobes: Sequence[Lobe]) -> None:
     import trio
 
+    from kwaai_core.app import NO_EXECUTOR
     from kwaai_core.node import open_node
     from kwaai_core.server import serve
 
@@ -64,7 +65,12 @@ async def _serve(config: Config, lobes: Sequence[Lobe]) -> None:
 
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, bound, stop, nursery.cancel_scope)
+        for lobe in lobes:
+            if lobe.error:
+                log.error("lobe %s (failed): %s", lobe.name, lobe.error)
         async with open_node(config, lobes) as node:
+            if not node.executors:
+                log.warning("%s", NO_EXECUTOR)
             await serve(node, config.server, config.state, stop=stop, on_bound=announce)
         nursery.cancel_scope.cancel()
 
