@@ -133,6 +133,10 @@ class SpanExecutor(Protocol):
     """Optional, for an executor: it runs spans of models. One worker serves both of these, and the
     units that it holds are used by its own head over the link :data:`LOCAL`."""
 
+    async def fits(self, card: ModelCard, *, exact: bool) -> bool:
+        """Whether the whole model could be run here, so that no spans are needed."""
+        ...
+
     def hold(
         self, card: ModelCard, units: Sequence[Span], *, exact: bool
     ) -> AbstractAsyncContextManager[SpanHost]:
