@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from kwaai_core.errors import LobeFailed, ModelNotFound, RequestError
+from kwaai_core.errors import LobeFailed, ModelNotFound, RequestError, UnsupportedParameter
 from kwaai_core.hookspecs import hookimpl
 from kwaai_core.roles import Executor, Host, Offer, Route, Router
 from kwaai_core.types import Hop, Intent, ModelCard, Span
@@ -32,6 +32,10 @@ class LocalRouter:
         """See :meth:`kwaai_core.Router.route`; a failed executor counts only if no other can."""
         if intent.max_price is not None:
             raise RequestError("max_price: nothing has a price here yet", param="kwaai.max_price")
+        for name in ("max_latency_ms", "max_first_token_ms"):
+            if getattr(intent, name) is not None:
+                why = "nothing is measured without a lobe that routes, such as kwaai-lobe-router"
+                raise UnsupportedParameter(f"{name}: {why}", param=f"kwaai.{name}")
         seen, failure = set[str](), None
         for executor in self._host.executors:
             try:

@@ -25,7 +25,7 @@ from kwaai_core.openai import PING, Call, Chunks, Head
 from kwaai_core.replies import Json, public
 from kwaai_core.roles import Host
 from kwaai_core.security import REQUEST_ID
-from kwaai_core.types import Delta, FinishReason, Usage
+from kwaai_core.types import Delta, FinishReason, Report, Usage
 
 log = logging.getLogger("kwaai.http")
 
@@ -118,9 +118,10 @@ class Generate:
             batches = _Batches(answer.deltas)
             while not isinstance(batch := await batches.next(), _End):
                 texts.append(batch)
-            head, hops = self._head(answer), answer.route.hops
+            head = self._head(answer)
+            kwaai = openai.route_of(answer.route.hops, batch.report, timing=call.timing)
         texts.append(batch.text)
-        document = openai.completion(head, "".join(texts), batch.finish, batch.usage, hops)
+        document = openai.completion(head, "".join(texts), batch.finish, batch.usage, kwaai)
         await Json(document)(scope, receive, send)
 
     async def _stream(self, call: Call, events: "_Events") -> None:
@@ -137,7 +138,8 @@ class Generate:
                 if end is None and events.written == written:
                     await events.write(PING)
             text = chunks.text(end.text) if end.text else b""
-            text += chunks.closing(end.finish, end.usage, answer.route.hops)
+            kwaai = openai.route_of(answer.route.hops, end.report, timing=call.timing)
+            text += chunks.closing(end.finish, end.usage, kwaai)
             await events.write(text, last=True)
 
     def _head(self, answer: Answer) -> Head:
@@ -159,6 +161,7 @@ class _End:
     text: str
     finish: FinishReason
     usage: Usage
+    report: Report | None
 
 
 class _Batches:
@@ -189,7 +192,7 @@ class _Batches:
             return text
         if delta.usage is None:
             raise WorkerLost("the answer ended without its usage: this is a bug of the executor")
-        return _End(text, delta.finish, delta.usage)
+        return _End(text, delta.finish, delta.usage, delta.report)
 
 
 class _Events:

@@ -141,24 +141,49 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Hop:
+    """Who runs which blocks of a route; ``peer`` is ``local`` for this node."""
+
+    peer: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class HopTiming:
+    """What an answer took at one hop, in all: milliseconds of waiting there, of computing, and on
+    the way; ``rows`` were computed, of which ``replayed`` because a hop was lost."""
+
+    hop: Hop
+    rows: int
+    replayed: int
+    queue_ms: float
+    compute_ms: float
+    wire_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How an answer over spans came about: over which hops in the end, and whether its text is
+    certainly that of any other run."""
+
+    timings: tuple[HopTiming, ...]
+    exact: bool
+    same_text_guaranteed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer: ``text`` is whole code points and covers ``tokens`` tokens.
 
-    The last delta of an answer, and only that one, has ``finish`` and ``usage``.
+    The last delta of an answer, and only that one, has ``finish`` and ``usage``, and a ``report``
+    where there is something to tell.
     """
 
     text: str
     tokens: int = 0
     finish: FinishReason | None = None
     usage: Usage | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """Who runs which blocks of a route; ``peer`` is ``local`` for this node."""
-
-    peer: str
-    span: Span
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from kwaai_core import (
     RequestError,
     Sampling,
     Span,
+    UnsupportedParameter,
 )
 from kwaai_core.chat import chat
 from kwaai_core.defaults import LocalRouter
@@ -104,3 +106,11 @@ async def test_without_a_router_nothing_is_answered(tmp_path: Path) -> None:
     with pytest.raises(NoPeerAvailable, match="no lobe fills the role router"):
         async with chat(FakeHost(tmp_path), ChatRequest(Intent("a"), "hello")):
             pass
+
+
+@pytest.mark.parametrize("limit", ["max_latency_ms", "max_first_token_ms"])
+async def test_a_limit_that_nobody_measures_is_refused_by_name(tmp_path: Path, limit: str) -> None:
+    intent = replace(Intent("a"), **{limit: 5.0})  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedParameter, match=limit) as caught:
+        await LocalRouter(host(tmp_path, [executor(A)])).route(intent)
+    assert caught.value.param == f"kwaai.{limit}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai import Call, parse_chat, parse_completion
 from kwaai_core.openai.strict import MAX_DEPTH, load_object
-from kwaai_core.types import Message, Sampling
+from kwaai_core.types import Intent, Message, Sampling
 
 from .conftest import chat_body
 
@@ -43,13 +43,21 @@ def test_everything_honoured_arrives() -> None:
     call = chat(
         temperature=0, top_p=0.5, top_k=3, seed=-(2**63), stop=["a", "b"], max_tokens=16.0,
         max_completion_tokens=16, stream=True, stream_options={"include_usage": True},
-        kwaai={"exact": True},
+        kwaai={
+            "exact": True, "min_tier": "verified", "max_latency_ms": 50.5, "local_blocks": 2,
+            "max_first_token_ms": 800, "max_price": 7, "timing": True,
+        },
     )  # fmt: skip
+    assert call.request.intent == Intent(
+        "tiny/model", min_tier="verified", max_latency_ms=50.5, max_first_token_ms=800.0,
+        max_price=7, local_blocks=2, exact=True,
+    )  # fmt: skip
+    assert call.timing
     assert call.request.sampling == Sampling(0.0, 0.5, 3, -(2**63))
     assert call.request.stop == ("a", "b")
     assert call.request.max_tokens == 16
     assert isinstance(call.request.max_tokens, int)
-    assert (call.stream, call.include_usage, call.request.intent.exact) == (True, True, True)
+    assert (call.stream, call.include_usage) == (True, True)
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -167,6 +175,12 @@ def test_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: An
         ("stream_options", {"include_usage": 1}, "stream_options.include_usage"),
         ("stream_options", {"other": 1}, "stream_options.other"),
         ("kwaai", {"exact": "yes"}, "kwaai.exact"),
+        ("kwaai", {"timing": 1}, "kwaai.timing"),
+        ("kwaai", {"min_tier": "best"}, "kwaai.min_tier"),
+        ("kwaai", {"local_blocks": -1}, "kwaai.local_blocks"),
+        ("kwaai", {"max_price": 0.5}, "kwaai.max_price"),
+        ("kwaai", {"max_latency_ms": -1}, "kwaai.max_latency_ms"),
+        ("kwaai", {"max_first_token_ms": "1s"}, "kwaai.max_first_token_ms"),
     ],
 )
 def test_a_nested_field_is_named_with_its_path(name: str, value: Any, param: str) -> None:
@@ -210,8 +224,8 @@ def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"), ({"temprature": 1}, "temprature"),
         ({"temprature": None}, "temprature"), ({"": 1}, ""), ({"x\ud800": 1}, "x\ud800"),
-        ({"kwaai": {"min_tier": "trusted"}}, "kwaai.min_tier"),
-        ({"kwaai": {"timing": True}}, "kwaai.timing"), ({"kwaai": {"exakt": 1}}, "kwaai.exakt"),
+        ({"kwaai": {"knowledge": ["notes"]}}, "kwaai.knowledge"),
+        ({"kwaai": {"exakt": 1}}, "kwaai.exakt"),
         ({"prompt": "hi"}, "prompt"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kwaai_core.errors import KwaaiError
-from kwaai_core.types import FinishReason, Hop, ModelCard, Usage
+from kwaai_core.types import FinishReason, Hop, HopTiming, ModelCard, Report, Usage
 
 Kind = Literal["chat", "text"]
 
@@ -23,7 +23,7 @@ class Head:
 
 
 def completion(
-    head: Head, text: str, finish: FinishReason, usage: Usage, hops: Sequence[Hop]
+    head: Head, text: str, finish: FinishReason, usage: Usage, kwaai: dict[str, object]
 ) -> dict[str, object]:
     """The answer to a call that does not stream."""
     said: dict[str, object] = (
@@ -38,7 +38,7 @@ def completion(
         "model": head.model,
         "choices": [{"index": 0} | said | {"logprobs": None, "finish_reason": finish}],
         "usage": usage_of(usage),
-        "kwaai": route_of(hops),
+        "kwaai": kwaai,
     }
 
 
@@ -52,9 +52,33 @@ def usage_of(usage: Usage) -> dict[str, object]:
     }
 
 
-def route_of(hops: Sequence[Hop]) -> dict[str, object]:
-    """The ``kwaai`` of an answer: who computed which blocks."""
-    return {"route": [{"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi} for hop in hops]}
+def route_of(
+    hops: Sequence[Hop], report: Report | None = None, *, timing: bool = False
+) -> dict[str, object]:
+    """The ``kwaai`` of an answer: who computed which blocks, and what is known besides."""
+    if report is None:
+        return {"route": [_hop(hop) for hop in hops]}
+    facts: dict[str, object] = {
+        "route": [_hop(took.hop) for took in report.timings],
+        "exact": report.exact,
+        "same_text_guaranteed": report.same_text_guaranteed,
+    }
+    return facts | ({"timing": [_timing(took) for took in report.timings]} if timing else {})
+
+
+def _hop(hop: Hop) -> dict[str, object]:
+    return {"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi}
+
+
+def _timing(took: HopTiming) -> dict[str, object]:
+    return {
+        "peer": took.hop.peer,
+        "rows": took.rows,
+        "replayed": took.replayed,
+        "queue_ms": round(took.queue_ms, 3),
+        "compute_ms": round(took.compute_ms, 3),
+        "wire_ms": round(took.wire_ms, 3),
+    }
 
 
 def model(card: ModelCard) -> dict[str, object]:

@@ -7,8 +7,8 @@ costs the JSON encoding of its own text and two concatenations.
 import json
 
 from kwaai_core.errors import KwaaiError
-from kwaai_core.openai.answers import Head, failure, route_of, usage_of
-from kwaai_core.types import FinishReason, Hop, Usage
+from kwaai_core.openai.answers import Head, failure, usage_of
+from kwaai_core.types import FinishReason, Usage
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -41,10 +41,10 @@ class Chunks:
         """One chunk of text; whatever cannot be UTF-8 in it becomes a question mark."""
         return self._before + _encode(text).encode("utf-8", "replace") + self._after
 
-    def closing(self, finish: FinishReason, usage: Usage, hops: tuple[Hop, ...]) -> bytes:
+    def closing(self, finish: FinishReason, usage: Usage, facts: dict[str, object]) -> bytes:
         """All that follows the last text, up to ``[DONE]``."""
         empty: dict[str, object] = {"delta": {}} if self._kind == "chat" else {"text": ""}
-        last, kwaai = self._chunk(empty, finish), {"kwaai": route_of(hops)}
+        last, kwaai = self._chunk(empty, finish), {"kwaai": facts}
         if not self._include_usage:
             return _event(last | kwaai) + DONE
         counted = self._envelope | {"choices": [], "usage": usage_of(usage)} | kwaai

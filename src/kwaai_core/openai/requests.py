@@ -7,7 +7,7 @@ from typing import get_args
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai.fields import Fields, array, filled, flag, integer, number, text
 from kwaai_core.openai.strict import brief, load_object
-from kwaai_core.types import ChatRequest, ChatRole, Intent, Message, Prompt, Sampling
+from kwaai_core.types import ChatRequest, ChatRole, Intent, Message, Prompt, Sampling, Tier
 
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
@@ -56,15 +56,9 @@ _NEUTRAL_MESSAGE: dict[str, tuple[object, ...]] = {
     "refusal": (),
     "tool_calls": ([],),
 }
-_NEUTRAL_KWAAI: dict[str, tuple[object, ...]] = {
-    "knowledge": ([],),
-    "local_blocks": (0,),
-    "max_first_token_ms": (),
-    "max_latency_ms": (),
-    "max_price": (),
-    "min_tier": ("unknown",),
-    "timing": (False,),
-}
+_NEUTRAL_KWAAI: dict[str, tuple[object, ...]] = {"knowledge": ([],)}
+_TIERS: tuple[Tier, ...] = get_args(Tier)
+_MOST_MS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +68,7 @@ class Call:
     request: ChatRequest
     stream: bool = False
     include_usage: bool = False
+    timing: bool = False
 
 
 def parse_chat(body: bytes, *, max_messages: int = 2048) -> Call:
@@ -98,10 +93,10 @@ def parse_completion(body: bytes) -> Call:
 def _call(
     fields: Fields, prompt: Prompt, neutral: dict[str, tuple[object, ...]], *limits: str
 ) -> Call:
+    model = fields.require("model", filled)
+    intent, timing = fields.take("kwaai", partial(_intent, model), (Intent(model), False))
     request = ChatRequest(
-        intent=Intent(
-            model=fields.require("model", filled), exact=fields.take("kwaai", _exact, None)
-        ),
+        intent=intent,
         prompt=prompt,
         sampling=_sampling(fields),
         stop=fields.take("stop", _stops, ()),
@@ -111,6 +106,7 @@ def _call(
         request,
         stream=fields.take("stream", flag, False),
         include_usage=fields.take("stream_options", _include_usage, False),
+        timing=timing,
     )
     fields.ignore(*_IGNORED)
     fields.refuse_but(neutral)
@@ -151,11 +147,28 @@ def _include_usage(value: object, at: str) -> bool:
     return wanted
 
 
-def _exact(value: object, at: str) -> bool | None:
+def _intent(model: str, value: object, at: str) -> tuple[Intent, bool]:
+    """What ``kwaai`` asks of the route, and whether it wants the times of each hop."""
     fields = Fields(value, at)
-    exact = fields.take("exact", flag, None)
+    intent = Intent(
+        model,
+        min_tier=fields.take("min_tier", _tier, "unknown"),
+        max_latency_ms=fields.take("max_latency_ms", number(0, _MOST_MS), None),
+        max_first_token_ms=fields.take("max_first_token_ms", number(0, _MOST_MS), None),
+        max_price=fields.take("max_price", integer(0, 2**31 - 1), None),
+        local_blocks=fields.take("local_blocks", integer(0, 2**16), 0),
+        exact=fields.take("exact", flag, None),
+    )
+    timing = fields.take("timing", flag, False)
     fields.refuse_but(_NEUTRAL_KWAAI)
-    return exact
+    return intent, timing
+
+
+def _tier(value: object, at: str) -> Tier:
+    for tier in _TIERS:
+        if value == tier:
+            return tier
+    raise RequestError(f"{at} must be one of {', '.join(_TIERS)}", param=at)
 
 
 def _prompt(value: object, at: str) -> str:
