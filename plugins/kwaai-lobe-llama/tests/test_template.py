@@ -1,12 +1,13 @@
 """A chat template is a program from a model file: it may lay out messages and nothing else."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from kwaai_core import Message
-from kwaai_lobe_llama.worker import template
+from kwaai_lobe_llama.worker import sandbox, template
 from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
 
 HELLO = (Message("system", "Be brief."), Message("user", "Hi", "ann"))
@@ -86,6 +87,66 @@ def test_reaching_out_or_growing_at_once_is_an_error(source: str) -> None:
         assert not ChatTemplate(source).render(HELLO)
 
 
+KEEP = (
+    "{% set n = namespace(x=[]) %}{% set t = 'a' * 999999 %}{% set u = '\U0001f600@' * 99999 %}"
+    "{% for a in range(9999) %}{% for b in range(9999) %}BODY{% endfor %}{% endfor %}"
+)
+NEST = "{% set n = namespace(x=['a']) %}{% for _ in range(60) %}{% set n.x = BODY %}{% endfor %}"
+PILES = [
+    *(KEEP.replace("BODY", "{% set n.x = [n.x, WHAT] %}".replace("WHAT", what)) for what in (
+        "t ~ b", "t[1:]", "t.upper()", "t | upper", "u.split('@')", "u.partition('@')", "u | list",
+        "u | batch(2)", "[0] * 999999", "range(99999) | list", "'{}'.format(t)", "t | e",
+        "','.join(u)", "t.replace('a', 'b')", "cycler(*range(99999))",
+    )),
+    KEEP.replace("BODY", "{% macro m() %}{% endmacro %}{% set n.x = (n.x, m) %}"),
+    "{% set x %}" + KEEP.replace("BODY", "x{{ b }}") + "{% endset %}",
+    "{% macro m(x) %}{{ m(x ~ 'a' * 99999) }}{% endmacro %}{{ m('') }}",
+    NEST.replace("BODY", "[n.x, n.x]") + "{{ n.x }}",
+    NEST.replace("BODY", "[n.x, n.x]") + "{{ n.x ~ '' }}",
+    NEST.replace("BODY", "[n.x, n.x]") + "{{ n.x | tojson(indent=8) }}",
+    NEST.replace("BODY", "[n.x, n.x]") + "{{ n.x | upper }}",
+    NEST.replace("BODY", "[n.x, n.x]") + "{{ messages[n.x].name }}",
+    NEST.replace("BODY", "[n.x, n.x]") + "{{ raise_exception(n.x) }}",
+    NEST.replace("BODY", "{'a': n.x, 'b': n.x}") + "{{ n.x.items() }}",
+    "{{ ('{0}' * 300000).format('a' * 99999) }}",
+    "{{ (['a' * 999999] * 999999) | sort }}",
+    "{{ ('\n' * 999999) | indent(200, true, true) }}",
+    "{{ a }}" * 20_000,
+]  # fmt: skip
+RENDER = """
+import json, resource, sys
+from kwaai_core import Message
+from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for source in json.load(sys.stdin):
+    try:
+        ChatTemplate(source).render([Message("user", "Hi")])
+        print("it was laid out:", source[:999])
+    except TemplateError as error:
+        assert len(str(error)) < 2000
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    if grown > 200:
+        sys.exit(f"{grown} MiB: {source[:999]}")
+"""
+
+
+def test_what_a_template_keeps_has_an_end() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", RENDER], input=json.dumps(PILES), capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_long_conversation_gives_a_template_more_room() -> None:
+    source = (
+        "{% set n = namespace(text='') %}{% for m in messages if messages | length %}"
+        "{% set n.text = n.text + m.role + ': ' + (m.content | trim) + '\\n' %}{% endfor %}"
+        "{{ n.text }}"
+    )
+    said = [Message("user", "word " * 1000) for _ in range(100)]
+    assert len(ChatTemplate(source).render(said)) == 100 * len("user: " + "word " * 1000)
+
+
 def test_what_templates_do_with_texts_is_done() -> None:
     source = (
         "{% generation %}{{ 'a' ~ 1 ~ none }} {{ 'a+b'.replace('+', '-') }} {{ '{}!'.format('x') }}"
@@ -121,7 +182,7 @@ def test_a_loop_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_template_that_writes_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template, "MAX_CHARACTERS", 1000)
+    monkeypatch.setattr(sandbox, "MAX_CHARACTERS", 1000)
     with pytest.raises(TemplateError, match="wrote over 1000 characters"):
         ChatTemplate("{% for a in range(999) %}{{ a }}-{% endfor %}").render(HELLO)
 

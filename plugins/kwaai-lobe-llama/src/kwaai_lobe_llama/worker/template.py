@@ -1,8 +1,8 @@
-"""The model's own chat template, in an immutable sandbox with limits on time and size.
+"""The model's own chat template, in an immutable sandbox with limits on time and memory.
 
 A template is a program that came with a model file. It sees messages and a few constants, can
 change nothing and reach no attribute of Python's own (CVE-2024-34359), and is stopped when it
-runs too long or grows too large.
+runs too long or makes too much.
 """
 
 from __future__ import annotations
@@ -12,31 +12,36 @@ import faulthandler
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from sys import getsizeof
+from typing import NoReturn
 
 from kwaai_core import Message
-from kwaai_lobe_llama.worker.sandbox import MAX_CHARACTERS, Sandbox, TemplateError
+from kwaai_lobe_llama.worker.sandbox import BUDGET, Sandbox, TemplateError
 
-__all__ = ["MAX_CHARACTERS", "MAX_SECONDS", "ChatTemplate", "TemplateError"]
+__all__ = ["MAX_SECONDS", "ChatTemplate", "TemplateError"]
 
 MAX_SECONDS = 2.0
 _LAST_SECONDS = 10.0
 """After which a step that nothing else stops ends the process."""
 
 _MAX_REASON = 1000  # characters of what a template says when it refuses
+_MAX_SOURCE = 1 << 16  # characters; compiling them takes 2 KB each
+_COPIES = 128  # of a conversation that laying it out may make, within
+_MOST = 256 << 20  # bytes
+_MESSAGE = 1024  # bytes besides its text that a message has
 
 
 class _TooLong(BaseException):
     """Raised inside a template that has used up its time; no template can catch it."""
 
 
-def _raise_exception(message: str) -> NoReturn:
-    reason = str(message)[:_MAX_REASON]
+def _raise_exception(message: object) -> NoReturn:
+    reason = message[:_MAX_REASON] if isinstance(message, str) else type(message).__name__
     raise TemplateError(f"the chat template refuses these messages: {reason}")
 
 
 def _strftime_now(layout: str) -> str:
-    return time.strftime(layout)
+    return time.strftime(layout[:100])
 
 
 class ChatTemplate:
@@ -46,13 +51,17 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, **constants: str) -> None:
-        environment = Sandbox()
-        environment.globals.update(
+        if len(source) > _MAX_SOURCE:
+            raise TemplateError(
+                f"the model's chat template has {len(source)} characters, over {_MAX_SOURCE}"
+            )
+        self._sandbox = Sandbox()
+        self._sandbox.globals.update(
             raise_exception=_raise_exception, strftime_now=_strftime_now, **constants
         )
         try:
-            with _Deadline(MAX_SECONDS):  # constant expressions are computed here
-                self._template = environment.from_string(source)
+            with _Deadline(MAX_SECONDS):  # what is written of constants is computed here
+                self._template = self._sandbox.from_string(source)
         except _TooLong:
             raise TemplateError("the model's chat template is broken: it takes too long") from None
         except Exception as error:  # noqa: BLE001  # Python's compiler has limits of its own
@@ -61,9 +70,13 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as the text that the model continues; see :class:`TemplateError`."""
         turns = [_turn(message) for message in messages]
+        size = sum(_MESSAGE + getsizeof(message.content) for message in messages)
+        self._sandbox.left = min(BUDGET + _COPIES * size, _MOST)
         try:
             with _Deadline(MAX_SECONDS):
-                return self._join(messages=turns, add_generation_prompt=True, tools=None)
+                return self._sandbox.concat(
+                    self._template.generate(messages=turns, add_generation_prompt=True, tools=None)
+                )
         except _TooLong:
             raise TemplateError(
                 f"the model's chat template ran for over {MAX_SECONDS:g} s and was stopped"
@@ -71,18 +84,8 @@ class ChatTemplate:
         except TemplateError:
             raise
         except Exception as error:  # noqa: BLE001  # foreign code: what it raises is its fault
-            raise TemplateError(f"the model's chat template failed: {error}") from None
-
-    def _join(self, **context: Any) -> str:
-        parts, size = [], 0
-        for part in self._template.generate(**context):
-            size += len(part)
-            if size > MAX_CHARACTERS:
-                raise TemplateError(
-                    f"the model's chat template wrote over {MAX_CHARACTERS} characters"
-                )
-            parts.append(part)
-        return "".join(parts)
+            reason = str(error)[:_MAX_REASON]
+            raise TemplateError(f"the model's chat template failed: {reason}") from None
 
 
 def _turn(message: Message) -> dict[str, str]:
