@@ -1,77 +1,26 @@
 """kwaai-core: the minimal core of a decentralised AI node. These are its public names."""
+# ruff: noqa: I001  # the names are packed like those of __all__
 
 from kwaai_core.errors import (
-    Busy,
-    ConfigError,
-    ContextLengthExceeded,
-    DeadlinePassed,
-    FrameError,
-    HostNotAllowed,
-    KwaaiError,
-    LobeFailed,
-    ModelFileError,
-    ModelLoading,
-    ModelNotFound,
-    NoNode,
-    NoPeerAvailable,
-    NotVerified,
-    PeerDenied,
-    PeerLost,
-    PeerUnreachable,
-    ProtocolRefused,
-    RequestError,
-    RequestTooLarge,
-    RoleConflict,
-    StreamEnded,
-    UnsupportedParameter,
-    UpstreamLost,
-    WorkerLost,
-)
+    Busy, ConfigError, ContextLengthExceeded, DeadlinePassed, FrameError, HostNotAllowed,
+    KwaaiError, LobeFailed, ModelFileError, ModelLoading, ModelNotFound, NoNode,
+    NoPeerAvailable, NotVerified, PeerDenied, PeerLost, PeerUnreachable, ProtocolRefused,
+    RequestError, RequestTooLarge, RoleConflict, StreamEnded, UnsupportedParameter,
+    UpstreamLost, WorkerLost,
+)  # fmt: skip
 from kwaai_core.hookspecs import hookimpl
 from kwaai_core.peering import (
-    Acquaintance,
-    Broadcast,
-    DataChannel,
-    Door,
-    Group,
-    Identity,
-    Invitation,
-    Link,
-    Owner,
-    Record,
-    Stream,
-    Transport,
-)
+    Acquaintance, Broadcast, DataChannel, Door, Group, Identity, Invitation, Link, Owner,
+    Record, Stream, Transport,
+)  # fmt: skip
 from kwaai_core.roles import (
-    Catalog,
-    Embedder,
-    Executor,
-    Host,
-    KnowledgeStore,
-    NoSettings,
-    Offer,
-    Route,
-    Router,
-    Settlement,
-    TrustPolicy,
-)
+    Catalog, Embedder, Executor, Host, KnowledgeStore, NoSettings, Offer, Route, Router,
+    Settlement, TrustPolicy,
+)  # fmt: skip
 from kwaai_core.types import (
-    Assessment,
-    ChatRequest,
-    Delta,
-    GenerateRequest,
-    Hop,
-    HopTiming,
-    Intent,
-    Message,
-    ModelCard,
-    Prompt,
-    Report,
-    RoleName,
-    Sampling,
-    Span,
-    Usage,
-)
+    Assessment, ChatRequest, Delta, GenerateRequest, Hop, HopTiming, Intent, Message, ModelCard,
+    Prompt, Report, RoleName, Sampling, Span, Usage,
+)  # fmt: skip
 
 __all__ = [
     "Acquaintance", "Assessment", "Broadcast", "Busy", "Catalog", "ChatRequest", "ConfigError",

@@ -16,13 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
-from kwaai_core.errors import (
-    KwaaiError,
-    LobeFailed,
-    ModelLoading,
-    ModelNotFound,
-    NoPeerAvailable,
-)
+from kwaai_core.errors import KwaaiError, LobeFailed, ModelLoading, ModelNotFound, NoPeerAvailable
 from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import load_object
 from kwaai_core.replies import PATHS, Json, error_reply, routing_reply

@@ -69,17 +69,10 @@ class Connection:
         raw = self._stream.socket
         with suppress(OSError), self._whole:
             async with TaskGroup() as self._tasks:
-                self._protocol = _Http11(
-                    self._app,
-                    self._config,
-                    self._context,
-                    self._tasks,
-                    ConnectionState({}),
-                    False,
-                    parse_socket_addr(raw.family, raw.getpeername()),
-                    parse_socket_addr(raw.family, raw.getsockname()),
-                    self._send,
-                )
+                common = (self._app, self._config, self._context, self._tasks, ConnectionState({}))
+                ends = (raw.getpeername(), raw.getsockname())
+                peer, here = (parse_socket_addr(raw.family, end) for end in ends)
+                self._protocol = _Http11(*common, False, peer, here, self._send)
                 self._protocol.can_read = _Turn(raw, self._reading.cancel)
                 await self._idle.restart(self._tasks, self._expire)
                 await self._read()

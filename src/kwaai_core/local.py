@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +28,15 @@ def node_runs(state: Path) -> bool:
     return True
 
 
-def node_client(
-    state: Path, *, timeout: float | None = 30.0
-) -> AbstractContextManager[httpx.Client]:
+@contextmanager
+def node_client(state: Path, *, timeout: float | None = 30.0) -> Iterator[httpx.Client]:
     """A client of the node that runs on a state folder, for the time of a ``with`` block.
 
-    ``timeout`` is in seconds for each operation. Errors: :class:`NoNode`, at once where there is
-    none, and out of the block where it does not answer or goes away meanwhile.
+    ``timeout`` is in seconds for each operation. Errors: :class:`NoNode` where there is none, and
+    out of the block where it does not answer or goes away meanwhile.
     """
     if not node_runs(state):
         raise NoNode(f"no node runs here ({state}): kwaai run")
-    return _client(state, timeout)
-
-
-@contextmanager
-def _client(state: Path, timeout: float | None) -> Iterator[httpx.Client]:
     import httpx
 
     transport = httpx.HTTPTransport(uds=str(state / SOCKET))

@@ -13,22 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kwaai_core import roles
 from kwaai_core.config import Config, PeersSettings
 from kwaai_core.door import Gate
 from kwaai_core.errors import ConfigError, NodeRunning, cause_of
 from kwaai_core.lobes import CORE, Lobe, claimants, fill_roles, hook_of, statuses_of
 from kwaai_core.peering import Identity, Transport
-from kwaai_core.roles import (
-    Catalog,
-    Describes,
-    Embedder,
-    Executor,
-    KnowledgeStore,
-    Offer,
-    Router,
-    Settlement,
-    TrustPolicy,
-)
+from kwaai_core.roles import Describes, Offer
 from kwaai_core.supervise import Supervised
 from kwaai_core.types import MANY, LobeStatus, RoleName
 
@@ -64,13 +55,13 @@ class _Roles(ABC):
 
     identity: Identity | None = _one(RoleName.IDENTITY)
     transport: Transport | None = _one(RoleName.TRANSPORT)
-    trust: TrustPolicy | None = _one(RoleName.TRUST)
-    settlement: Settlement | None = _one(RoleName.SETTLEMENT)
-    catalogs: Sequence[Catalog] = _all(RoleName.CATALOG)
-    embedder: Embedder | None = _one(RoleName.EMBEDDER)
-    stores: Sequence[KnowledgeStore] = _all(RoleName.STORE)
-    executors: Sequence[Executor] = _all(RoleName.EXECUTOR)
-    router: Router | None = _one(RoleName.ROUTER)
+    trust: roles.TrustPolicy | None = _one(RoleName.TRUST)
+    settlement: roles.Settlement | None = _one(RoleName.SETTLEMENT)
+    catalogs: Sequence[roles.Catalog] = _all(RoleName.CATALOG)
+    embedder: roles.Embedder | None = _one(RoleName.EMBEDDER)
+    stores: Sequence[roles.KnowledgeStore] = _all(RoleName.STORE)
+    executors: Sequence[roles.Executor] = _all(RoleName.EXECUTOR)
+    router: roles.Router | None = _one(RoleName.ROUTER)
 
 
 @dataclass(eq=False)

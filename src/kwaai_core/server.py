@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -43,35 +43,30 @@ async def serve(
     *,
     port: bool = True,
     stop: trio.Event | None = None,
-    on_bound: Callable[[Sequence[str]], None] = lambda urls: None,
     task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a node on its port and on ``<state>/node.sock`` (0600), until ``stop`` is set.
 
     Then nobody new comes in, answers may finish for ``grace_seconds``, and streams that are still
-    open end with an error. ``on_bound`` and ``task_status`` get the base URLs once it listens:
-    none where ``port`` is false, and only the socket is served.
+    open end with an error. ``task_status`` gets the base URLs once it listens: none where ``port``
+    is false, and only the socket is served.
 
     Errors:
       ConfigError: the port or the socket's path cannot be had.
     """
     stop = trio.Event() if stop is None else stop
-    calls, urls = Calls(), list[str]()
+    calls, places = Calls(), (_listen_locally(state), _listen(settings.host, settings.port))
     with ExitStack() as open_:
-        listeners = [open_.enter_context(_listen_locally(state))]
-        if port:
-            listeners.append(open_.enter_context(_listen(settings.host, settings.port)))
-            urls.append(_url(listeners[-1]))
+        listeners = [open_.enter_context(place) for place in places[: 1 + port]]
         servers = [
             _Server(build_app(node, settings, calls=calls, local=local), settings.connections)
-            for local in (True, False)[: len(listeners)]
+            for local in (True, False)[: 1 + port]
         ]
         async with trio.open_nursery() as grace:
             async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
                 for server, listener in zip(servers, listeners, strict=True):
                     await accepting.start(server.accept, listener, clients)
-                on_bound(urls)
-                task_status.started(urls)
+                task_status.started([_url(listener) for listener in listeners[1:]])
                 try:
                     await stop.wait()
                 except trio.Cancelled:

@@ -12,8 +12,9 @@ from kwaai_core.local import SOCKET, listener_on, node_client, node_runs
 
 def test_without_a_node(tmp_path: Path) -> None:
     assert not node_runs(tmp_path)
-    with pytest.raises(NoNode, match="no node runs here .*: kwaai run"):
-        node_client(tmp_path)
+    none = pytest.raises(NoNode, match="no node runs here .*: kwaai run")
+    with none, node_client(tmp_path):
+        pass
 
 
 def test_a_socket_that_a_dead_node_left_is_no_node(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -30,11 +31,9 @@ async def test_a_port_that_is_taken_is_said_before_anything_is_served(
     await taken.bind(("127.0.0.1", 0))
     taken.listen()
     port = taken.getsockname()[1]
-    bound: list[Sequence[str]] = []
     with pytest.raises(ConfigError, match=f"port {port}.*--port") as caught:
-        await serve(node, settings(port), tmp_path, on_bound=bound.append)
+        await serve(node, settings(port), tmp_path)
     assert "in use" in caught.value.message
-    assert not bound
     assert not (tmp_path / "node.sock").exists()
     taken.close()
 
@@ -82,17 +81,10 @@ async def test_a_state_folder_with_too_long_a_path_is_said(node: FakeNode, tmp_p
 
 
 async def test_the_url_is_told_once_it_listens(node: FakeNode, tmp_path: Path) -> None:
-    stop, told = trio.Event(), list[Sequence[str]]()
+    stop = trio.Event()
     async with trio.open_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
-            await serve(
-                node, settings(), tmp_path, stop=stop, on_bound=told.append, task_status=task_status
-            )
-
-        urls = await nursery.start(run)
-        assert told == [urls]
-        port = int(urls[0].rsplit(":", 1)[1])
+        (url,) = await nursery.start(partial(serve, node, settings(), tmp_path, stop=stop))
+        port = int(url.rsplit(":", 1)[1])
         async with await trio.open_tcp_stream("127.0.0.1", port):
             stop.set()
 
@@ -228,10 +220,7 @@ async def test_without_a_port_the_unix_socket_is_served_alone(
 ) -> None:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[Sequence[str]]) -> None:
-            await serve(node, settings(), tmp_path, port=False, stop=stop, task_status=task_status)
-
+        run = partial(serve, node, settings(), tmp_path, port=False, stop=stop)
         assert await nursery.start(run) == []
         transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "node.sock"))
         async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:

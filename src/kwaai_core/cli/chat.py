@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -218,9 +219,9 @@ def _own_node(config: Config, lobes: list[Lobe]) -> Iterator[None]:
         stop = trio.Event()
         token = trio.lowlevel.current_trio_token()
         server = replace(config.server, grace_seconds=0.0)
-        async with open_node(config, lobes) as node:
-            bound = lambda urls: up.set_result((token, stop))  # noqa: E731
-            await serve(node, server, config.state, port=False, stop=stop, on_bound=bound)
+        async with open_node(config, lobes) as node, trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, node, server, config.state, port=False, stop=stop))
+            up.set_result((token, stop))
 
     def thread() -> None:
         try:

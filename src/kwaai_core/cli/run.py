@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,23 +56,20 @@ async def _serve(config: Config, lobes: Sequence[Lobe]) -> None:
     from kwaai_core.server import serve
 
     bound, stop = trio.Event(), trio.Event()
-
-    def announce(urls: Sequence[str]) -> None:
-        bound.set()
-        for url in urls:
-            line = f"kwaai listens on {url}/v1"
-            facts = json.dumps({"message": line, "url": f"{url}/v1"})
-            click.echo(facts if config.log.format == "json" else f"{line} (stop with Ctrl-C)")
-
     async with trio.open_nursery() as nursery:
         await nursery.start(_watch_signals, bound, stop, nursery.cancel_scope)
         for lobe in lobes:
             if lobe.error:
                 log.error("lobe %s (failed): %s", lobe.name, lobe.error)
-        async with open_node(config, lobes) as node:
+        async with open_node(config, lobes) as node, trio.open_nursery() as serving:
             if not node.executors:
                 log.warning("%s", NO_EXECUTOR)
-            await serve(node, config.server, config.state, stop=stop, on_bound=announce)
+            start = partial(serve, node, config.server, config.state, stop=stop)
+            for url in await serving.start(start):
+                line = f"kwaai listens on {url}/v1"
+                facts = json.dumps({"message": line, "url": f"{url}/v1"})
+                click.echo(facts if config.log.format == "json" else f"{line} (stop with Ctrl-C)")
+            bound.set()
         nursery.cancel_scope.cancel()
 
 
