@@ -10,8 +10,8 @@ When the route changes, the epoch is raised, and every host acknowledges that *b
 is sent: what an old host or an old frame still says is then dropped everywhere.
 
 One who has links and a head drives it: :meth:`Chain.route`, :meth:`Chain.add`,
-:meth:`Chain.receive`, :meth:`Chain.lose`, :meth:`Chain.tick`. It answers through ``send``,
-:attr:`Chain.outputs` and :attr:`Chain.trouble`. Times are seconds of one clock.
+:meth:`Chain.receive`, :meth:`Chain.beat`, :meth:`Chain.lose`, :meth:`Chain.tick`. It answers
+through ``send``, :attr:`Chain.outputs` and :attr:`Chain.trouble`. Times are seconds of one clock.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind, Opening
 from kwaai_core.span.hop import Blame, Flight, Hop, Place, Trouble
@@ -28,8 +29,8 @@ from kwaai_core.span.recording import Recording
 from kwaai_core.span.tags import PrefixTags
 from kwaai_core.span.watch import Pace
 
-ANSWER_SECONDS = 5.0
-"""How long a living host may take to answer an OPEN or a FENCE."""
+ANSWER_SECONDS = 10.0
+"""How long a host may owe an answer while it is not seen to compute anything."""
 
 _REPLAYS = 2
 
@@ -72,6 +73,7 @@ class Chain:
         self._journals: dict[int, Journal] = {}
         self._headed = 0
         self._broken = True
+        self._lost: dict[Hashable, str] = {}
         self.hops: list[Hop] = []
         self.epoch = 0
         self.trouble: list[Trouble] = []
@@ -99,7 +101,8 @@ class Chain:
 
     def route(self, places: Sequence[Place], now: float) -> None:
         """Go over these places from now on, which cover all blocks in order; the same place as
-        before keeps what it holds, unless it is in :attr:`trouble`."""
+        before keeps what it holds, unless it is in :attr:`trouble`. Where a link of them is lost
+        already, there is trouble again at once."""
         failed = {trouble.place for trouble in self.trouble}
         kept = {
             hop.place: hop for hop in self.hops if hop.place in places and hop.place not in failed
@@ -112,7 +115,9 @@ class Chain:
         self.hops = [kept.get(place) or self._hop(place) for place in places]
         self.trouble.clear()
         self._broken = False
-        self._fence(now, fresh=[hop for hop in self.hops if hop.place not in kept])
+        self._fence(now)
+        for link in self._lost.keys() & {place.link for place in places}:
+            self.lose(link, self._lost[link])
 
     def _keep_journals(self, boundaries: set[int]) -> None:
         for boundary in [lo for lo in self._journals if lo not in boundaries]:
@@ -120,16 +125,16 @@ class Chain:
 
     def _hop(self, place: Place) -> Hop:
         journal = self._journals.setdefault(place.span.lo, Journal(self._budget))
-        furthest = max((hop.sent for hop in self.hops), default=0)
+        furthest = max((max(hop.sent, hop.furthest) for hop in self.hops), default=0)
         return Hop(place, journal, self._pace(place), furthest)
 
-    def _fence(self, now: float, fresh: Sequence[Hop]) -> None:
-        """Ask every host to stand at this epoch; the ``fresh`` ones hold nothing."""
+    def _fence(self, now: float) -> None:
+        """Ask every host to stand at this epoch; the fresh ones have no session yet."""
         for hop in self.hops:
             hop.awaited = now
             hop.flying.clear()
             kind, payload = Kind.FENCE, b""
-            if hop in fresh:
+            if hop.fresh:
                 kind = Kind.OPEN
                 payload = Opening(hop.place.span, self._settings.room).encode()
             self._send(hop.place.link, Frame(kind, hop.session, self.epoch, payload=payload))
@@ -137,17 +142,23 @@ class Chain:
     def _acknowledged(self, hop: Hop, held: int, now: float) -> None:
         if hop.awaited is None:
             return
-        hop.awaited = None
-        hop.rewind(held)
+        hop.acknowledged(held, now)
         if not self.settled:
             return
-        for before, after in reversed(list(zip(self.hops, self.hops[1:], strict=False))):
-            # what nobody kept has to be computed again by the hop before
+        self._rewind()
+        for index in range(len(self.hops)):
+            self._pump(index, now)
+
+    def _rewind(self) -> None:
+        """What a hop has computed and nobody has kept, it computes again."""
+        last = self.hops[-1]
+        lost = [step for step in range(self._headed, last.done) if self._steps[step].logits]
+        if lost:
+            last.rewind(lost[0])
+        for before, after in reversed(list(pairwise(self.hops))):
             missing = after.journal.first_missing(after.done, before.done)
             if missing < before.done:
                 before.rewind(missing)
-        for index in range(len(self.hops)):
-            self._pump(index, now)
 
     # -- steps
 
@@ -266,8 +277,9 @@ class Chain:
         if frame.rows == FaultCode.NEED_REPLAY:
             hop.refused += 1
             if hop.refused <= _REPLAYS:
+                hop.fresh = hop.fresh or not frame.position
                 self.epoch += 1
-                self._fence(now, fresh=[] if frame.position else [hop])
+                self._fence(now)
             else:
                 self._fall_out(hop, Blame.LOST, f"it asked for {hop.refused} replays in a row")
         elif frame.rows == FaultCode.CAPACITY:
@@ -280,7 +292,8 @@ class Chain:
     # -- what goes wrong
 
     def lose(self, link: Hashable, reason: str) -> None:
-        """A link is gone, or silent."""
+        """A link is gone, or silent, and does not come back."""
+        self._lost[link] = reason
         for hop in self.hops:
             if hop.place.link == link:
                 self._fall_out(hop, Blame.LOST, reason)
@@ -290,10 +303,16 @@ class Chain:
         if all(trouble.place != hop.place for trouble in self.trouble):
             self.trouble.append(Trouble(hop.place, blame, reason, retry))
 
-    def tick(self, now: float) -> None:
-        """Look at the time: hosts that live and do not answer an OPEN or FENCE fall out."""
+    def beat(self, link: Hashable, frame: Frame, now: float) -> None:
+        """Take a HEARTBEAT of the host at the other end of a link."""
         for hop in self.hops:
-            if hop.awaited is not None and now - hop.awaited > ANSWER_SECONDS:
+            if hop.place.link == link:
+                hop.beat(frame, now)
+
+    def tick(self, now: float) -> None:
+        """Look at the time: hosts that live, compute nothing and do not answer fall out."""
+        for hop in self.hops:
+            if hop.idle(now) > ANSWER_SECONDS:
                 self._fall_out(hop, Blame.LOST, f"it has not answered for {ANSWER_SECONDS:.0f} s")
 
     def slow(self, now: float) -> list[Place]:

@@ -12,7 +12,6 @@ that have no meaning in it are 0.
 =========  =========  =====================================================================
 kind       from       meaning
 =========  =========  =====================================================================
-HELLO      both       first frame of a link; payload: JSON facts of the sender
 OPEN       owner      make room for a session; payload: :class:`Opening` as JSON
 OPENED     host       there is room, and nothing in it; answers OPEN
 STEP       owner      ``rows`` rows from ``position`` on; payload: tags, then hidden states
@@ -31,8 +30,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
-from enum import IntEnum, IntFlag
+from enum import STRICT, IntEnum, IntFlag
 from typing import NamedTuple
 from zlib import crc32
 
@@ -52,20 +50,19 @@ _CHECK = struct.Struct("<I")
 class Kind(IntEnum):
     """What a frame is."""
 
-    HELLO = 1
-    OPEN = 2
-    OPENED = 3
-    STEP = 4
-    RESULT = 5
-    FENCE = 6
-    FENCED = 7
-    CLOSE = 8
-    FAULT = 9
-    HEARTBEAT = 10
-    DRAIN = 11
+    OPEN = 1
+    OPENED = 2
+    STEP = 3
+    RESULT = 4
+    FENCE = 5
+    FENCED = 6
+    CLOSE = 7
+    FAULT = 8
+    HEARTBEAT = 9
+    DRAIN = 10
 
 
-class Flags(IntFlag):
+class Flags(IntFlag, boundary=STRICT):
     """Of STEP and RESULT. FLOAT32 is the type of the hidden states, the only one there is yet."""
 
     NONE = 0
@@ -164,12 +161,13 @@ class FrameReader:
         self._rest = bytearray()
         self._wanted = HEADER.size
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Frames that are complete with these bytes; whoever iterates takes all of them."""
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that are complete with these bytes."""
+        frames: list[Frame] = []
         if self._rest:
             self._rest += data
             if len(self._rest) < self._wanted:
-                return
+                return frames
             data = bytes(self._rest)
             self._rest.clear()
         at, end = 0, len(data)
@@ -179,11 +177,12 @@ class FrameReader:
             if after > end:
                 self._wanted = HEADER.size + size
                 break
-            yield self._frame(data, at, kind, flags, rows, size)
+            frames.append(self._frame(data, at, kind, flags, rows, size))
             at = after
         else:
             self._wanted = HEADER.size
         self._rest += data[at:]
+        return frames
 
     def _admitted(self, data: bytes, at: int) -> tuple[Kind, Flags, int, int]:
         """Of a header, before its payload is here: what decides how long that may be."""

@@ -73,9 +73,10 @@ class Hop:
     """``done`` steps are applied there and ``sent`` have been sent; ``journal`` holds its inputs.
     ``furthest`` is the most that were ever sent: what is below it and sent again is a replay.
 
-    ``session`` is its name at the host: each hop has its own, so that one host may have two.
-    ``awaited`` is since when an OPEN or FENCE is unanswered; ``refused`` counts the replays that
-    it asked for since it last completed a step.
+    ``session`` is its name at the host: each hop has its own, so that one host may have two. It is
+    ``fresh`` until the host has one. ``awaited`` is since when an OPEN or FENCE is unanswered;
+    ``refused`` counts the replays that it asked for since it last completed a step. ``worked`` is
+    when it last answered, or its host was seen to compute; ``calls`` is what that says it computed.
     """
 
     place: Place
@@ -83,11 +84,14 @@ class Hop:
     pace: Pace
     furthest: int = 0
     session: int = field(default_factory=lambda: secrets.randbits(64))
+    fresh: bool = True
     sent: int = 0
     done: int = 0
     flying: deque[Flight] = field(default_factory=deque)
     awaited: float | None = None
     refused: int = 0
+    worked: float = 0.0
+    calls: int = -1
     timing: Timing = field(default_factory=Timing)
 
     def rewind(self, steps: int) -> None:
@@ -100,6 +104,11 @@ class Hop:
         """Steps are being sent."""
         self.flying.append(flight)
         self.sent = flight.end
+
+    def acknowledged(self, steps: int, now: float) -> None:
+        """Its host stands at the epoch, and holds so many steps."""
+        self.fresh, self.awaited, self.worked = False, None, now
+        self.rewind(steps)
 
     def wrong(self, frame: Frame) -> str:
         """What is wrong with a RESULT; nothing where it answers the oldest flight."""
@@ -116,7 +125,7 @@ class Hop:
     def land(self, frame: Frame, now: float) -> Flight:
         """The oldest flight is answered."""
         flight = self.flying.popleft()
-        self.done, self.refused = flight.end, 0
+        self.done, self.refused, self.worked = flight.end, 0, now
         took = now - flight.sent
         self.pace.observe(flight.rows, took)
         timing = self.timing
@@ -128,6 +137,21 @@ class Hop:
         if flight.first < self.furthest:
             timing.replayed += flight.rows
         return flight
+
+    def beat(self, frame: Frame, now: float) -> None:
+        """Its host says how many calls it has finished, and for how long it has been in one."""
+        if frame.computed or frame.step != self.calls:
+            self.worked = now
+        self.calls = frame.step
+
+    def idle(self, now: float) -> float:
+        """For how many seconds it has owed an answer, and its host has not been seen to compute.
+        That of steps counts only where its host tells."""
+        if self.awaited is not None:
+            return now - max(self.awaited, self.worked)
+        if self.flying and self.calls >= 0:
+            return now - max(self.flying[0].sent, self.worked)
+        return 0.0
 
     def slow(self, now: float) -> bool:
         """Whether its oldest step takes longer than those before let expect."""

@@ -4,7 +4,8 @@
 rules, in this order:
 
 1. *Epoch*: what belongs to another epoch than the session's is dropped, without an answer.
-2. *Repeat*: the same step with the same input is answered with the same output.
+2. *Repeat*: the same step with the same input is answered with the same output; within an epoch
+   numbers of steps only grow, so that a late copy of an older one changes nothing.
 3. *Prefix*: another tag before the step means other tokens: ``NEED_REPLAY``.
 4. *Position*: at the end, append; before it, cut back and append; beyond it, ``NEED_REPLAY``.
 
@@ -93,6 +94,8 @@ class Host:
     def attach(self, link: Hashable, peer: str) -> None:
         """A link to a peer, whom the transport has authenticated, is there."""
         self._peers[link] = peer
+        if self.draining:
+            self._send(link, Frame(Kind.DRAIN))
 
     def detach(self, link: Hashable, now: float) -> None:
         """A link is gone; its sessions wait a while for their owner to come back."""
@@ -103,14 +106,20 @@ class Host:
                 session.keep_computed()
 
     def receive(self, link: Hashable, frame: Frame, now: float) -> None:
-        """Take a frame of an owner.
+        """Take a frame of an owner; what a link that is gone has left behind is dropped.
 
         Errors: :class:`FrameError` for what only a host sends; the link is then to be closed.
         """
+        peer = self._peers.get(link)
         session = self._sessions.get(frame.session)
-        if session is not None and (session.owner != self._peers[link] or session.closed):
+        if peer is None:
+            return
+        if session is not None and session.owner != peer:
             self._refuse(link, frame, FaultCode.REQUEST, "this session is not yours")
-        elif frame.kind is Kind.STEP:
+            return
+        if session is not None and session.closed:
+            session = None
+        if frame.kind is Kind.STEP:
             self._step(link, session, frame, now)
         elif frame.kind is Kind.OPEN:
             self._open(link, session, frame, now)
@@ -139,7 +148,8 @@ class Host:
 
     def _open(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
         if session is not None and frame.epoch <= session.epoch:
-            if frame.epoch == session.epoch and not session.planned:
+            fresh = frame.epoch == session.epoch and not session.planned
+            if fresh and link == session.link:  # a copy
                 self._send(link, Frame(Kind.OPENED, frame.session, frame.epoch))
             return
         try:
@@ -196,12 +206,11 @@ class Host:
     def _fence(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
         if session is None:
             return self._refuse(link, frame, FaultCode.NEED_REPLAY, "there is no such session")
-        repeated = frame.epoch == session.epoch and (session.pending or session.computing)
-        if frame.epoch < session.epoch or repeated:
-            return None
-        session.keep_computed()
-        session.epoch, session.link, session.used = frame.epoch, link, now
-        session.fence = True
+        if frame.epoch > session.epoch:
+            session.enter(frame.epoch, link)
+            session.used, session.fence = now, True
+        elif frame.epoch < session.epoch or link != session.link or session.pending:
+            return None  # too late, or a copy of one that is answered
         if session.computing is None:
             self._fenced(session)
         return None
@@ -233,7 +242,7 @@ class Host:
         if answered:
             silent = bool(frame.flags & Flags.SILENT)
             return self._send(link, _result(session, frame, answered, silent))
-        if session.awaits(frame, digest):
+        if frame.step <= session.latest:
             return None
         if frame.position > session.planned:
             return self._need_replay(link, frame, session.planned)
@@ -267,48 +276,46 @@ class Host:
 
     def start(self, session: Session) -> Step | None:
         """Take the next step of a session to compute it; None where that turns out impossible."""
-        step = session.pending.popleft()
+        step = session.pending[0]
         if session.cells > step.position:
             kept = self._cache.truncate(session.span, session.stream, step.position)
-            session.cells = step.position if kept else 0
             if not kept:
+                session.cells = 0
                 session.empty()
                 self._fault(session, step, FaultCode.NEED_REPLAY, "the past is forgotten")
                 return None
-        session.computing = step
-        session.held = session.cells = step.end
-        return step
+        return session.take()
 
     def finish(self, session: Session, output: bytes, *, waited: float, computed: float) -> None:
         """The step under way is computed: send its ``output``, hidden states like its input.
 
         ``waited`` and ``computed`` are the seconds it waited here, and took.
         """
-        step = self._taken(session)
-        if step is None:
-            return
+        step, wanted = self._taken(session)
         kept = b"" if step.silent else output
-        session.answered = Answered(step.number, step.digest, kept, waited, computed)
-        if session.link is not None:
-            self._send(session.link, _result(session, step, session.answered, step.silent))
+        answered = session.answered = Answered(step.number, step.digest, kept, waited, computed)
+        if wanted and session.link is not None:
+            self._send(session.link, _result(session, step, answered, step.silent))
 
     def fail(self, session: Session, reason: str) -> None:
         """The step under way could not be computed; what the cache holds is unknown now."""
         session.empty()
-        step = self._taken(session)
-        if step is not None:
+        step, wanted = self._taken(session)
+        if wanted:
             self._fault(session, step, FaultCode.HOST, reason)
 
-    def _taken(self, session: Session) -> Step | None:
-        """The step that was computed, if anybody still waits for it."""
+    def _taken(self, session: Session) -> tuple[Step, bool]:
+        """The step that was under way, and whether anybody waits for its end."""
         step, session.computing = session.computing, None
+        if step is None:
+            raise RuntimeError("a session computes nothing, and something was computed for it")
         if session.closed:
             self._drop(session)
-            return None
-        if session.fence:
+        elif session.fence:
             self._fenced(session)
-            return None
-        return step
+        else:
+            return step, True
+        return step, False
 
     # -- refusals
 

@@ -47,8 +47,9 @@ class Session:
 
     ``tags`` are of every position up to the last row that was admitted. The first ``held`` rows
     are computed, or just being so, and agree with them; the KV cache has ``cells`` rows, and those
-    beyond ``held`` are cut off before the next step. While ``computing`` is set nothing may be
-    freed: ``fence`` and ``closed`` say what is to be done afterwards.
+    beyond ``held`` are cut off before the next step. ``latest`` is the number of the last step that
+    was admitted in this epoch. While ``computing`` is set nothing may be freed: ``fence`` and
+    ``closed`` say what is to be done afterwards.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Session:
     tags: array[int] = field(default_factory=lambda: array("Q"))
     held: int = 0
     cells: int = 0
+    latest: int = -1
     pending: deque[Step] = field(default_factory=deque)
     computing: Step | None = None
     answered: Answered | None = None
@@ -77,11 +79,6 @@ class Session:
         """Whether a step that is not beyond the plan builds on the tokens that are in it."""
         return not self.tags or as_numbers(frame.payload[:TAG_SIZE])[0] == self.tags[frame.position]
 
-    def awaits(self, frame: Frame, digest: int) -> bool:
-        """Whether a step waits already, or is being computed."""
-        under_way = [*self.pending, *([self.computing] if self.computing else [])]
-        return any(step.number == frame.step and step.digest == digest for step in under_way)
-
     def admit(self, frame: Frame, digest: int, silent: bool, now: float) -> None:
         """Queue a step that continues the plan, or goes back in it."""
         border = (frame.rows + 1) * TAG_SIZE
@@ -89,16 +86,32 @@ class Session:
             self.pending.pop()
         self.tags[frame.position :] = as_numbers(frame.payload[:border])
         self.held = min(self.held, frame.position)
+        self.latest = frame.step
         states = memoryview(frame.payload)[border:]
         step = Step(frame.step, frame.position, frame.rows, silent, digest, states, now)
         self.pending.append(step)
 
+    def take(self) -> Step:
+        """Begin to compute the next step."""
+        step = self.computing = self.pending.popleft()
+        self.cells = step.end
+        # one that goes back into this step waits already: what it replaces does not count
+        self.held = min(step.end, self.pending[0].position) if self.pending else step.end
+        return step
+
     def repeated(self, frame: Frame, digest: int) -> Answered | None:
-        """The answer to a step that was given already, if it is the last that was computed."""
+        """The answer to a step that was given already, if what is held still ends with it."""
         answered = self.answered
         if answered is None or (answered.number, answered.digest) != (frame.step, digest):
             return None
+        if self.held != frame.position + frame.rows:
+            return None
         return answered if answered.output or frame.flags & Flags.SILENT else None
+
+    def enter(self, epoch: int, link: Hashable) -> None:
+        """Begin an epoch, in which steps come over this link: drop what waits."""
+        self.epoch, self.link, self.latest = epoch, link, -1
+        self.keep_computed()
 
     def keep_computed(self) -> None:
         """Drop what waits."""

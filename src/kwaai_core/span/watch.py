@@ -16,24 +16,24 @@ _SAMPLES = 128
 
 
 class Silence:
-    """When a link was last heard. Whoever asks has read everything that has come, so that a pause
-    of its own is not taken for the peer's."""
+    """For how long a link has not been heard. Whoever asks has read everything that has come, so
+    that a pause of its own is not taken for the peer's."""
 
     def __init__(self, now: float) -> None:
-        self._heard = now
-        self._asked = now
+        self._since = now
+        self._silent = 0.0
 
     def heard(self, now: float) -> None:
         """Something has come."""
-        self._heard = now
+        self._since, self._silent = now, 0.0
 
     def lost(self, now: float) -> bool:
-        """Whether nothing has come for too long. To be asked several times a second: after a
-        pause of the asker the time starts anew."""
-        if now - self._asked > SILENCE_SECONDS / 2:
-            self._heard = max(self._heard, now - SILENCE_SECONDS / 2)
-        self._asked = now
-        return now - self._heard > SILENCE_SECONDS
+        """Whether nothing has come for too long. To be asked several times a second: of a longer
+        time between two questions, in which the asker itself may have stood still, half the limit
+        counts, so that one who is often busy finds out as well."""
+        self._silent += min(now - self._since, SILENCE_SECONDS / 2)
+        self._since = now
+        return self._silent > SILENCE_SECONDS
 
 
 class Pace:
