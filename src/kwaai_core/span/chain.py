@@ -325,5 +325,6 @@ class Chain:
         for hop in self.hops:
             self._send(hop.place.link, Frame(Kind.CLOSE, hop.session, self.epoch))
         self._keep_journals(set())
+        self.trouble.clear()
         self.hops = []
         self._broken = True

@@ -141,7 +141,8 @@ class Host:
         """Forget the sessions that nobody uses any more."""
         for session in self.sessions:
             patience = self._limits.orphan if session.link is None else self._limits.idle
-            if now - session.used > patience and not session.pending:
+            under_way = session.pending or session.computing
+            if now - session.used > patience and not under_way:
                 self._drop(session)
 
     # -- opening and closing
@@ -162,6 +163,7 @@ class Host:
             return
         if session is not None:
             self._drop(session)  # its owner starts anew
+        self._make_room(self._peers[link])
         if self._full(self._peers[link]) or frame.session in self._sessions:
             self._refuse(link, frame, FaultCode.CAPACITY, "no room for another session")
             return
@@ -189,6 +191,12 @@ class Host:
         if opening.tokens > self._limits.cells:
             return f"a session has room for {self._limits.cells} tokens, not {opening.tokens}"
         return ""
+
+    def _make_room(self, peer: str) -> None:
+        """An owner who comes back and begins anew has no use for what its lost link has left."""
+        orphans = [s for s in self.sessions if s.owner == peer and s.link is None]
+        if orphans and self._full(peer):
+            self._drop(min(orphans, key=lambda session: session.used))
 
     def _full(self, peer: str) -> bool:
         own = sum(session.owner == peer for session in self._sessions.values())
