@@ -69,13 +69,17 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A connection to a peer; ``address`` is a multiaddress, ``rtt`` None until it is measured."""
+    """A connection to a peer; ``address`` is a multiaddress, ``rtt`` None until it is measured.
+
+    ``why_relayed`` says why there is no direct one, where that was tried for in vain.
+    """
 
     peer: str
     address: str
     inbound: bool
     relayed: bool = False
     rtt: float | None = None
+    why_relayed: str = ""
 
 
 @dataclass(frozen=True, slots=True)

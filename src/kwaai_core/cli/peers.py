@@ -132,6 +132,8 @@ def _text(peer: Mapping[str, Any]) -> str:
     if peer["address"]:
         way = f"{'in' if peer['inbound'] else 'out'}bound{', relayed' * peer['relayed']}"
         facts += [f"  address  {peer['address']}", f"  link     {way}, {_rtt(peer['rtt'])}"]
+        if why := peer.get("why_relayed"):
+            facts.append(f"  relayed  {why}")
     # what peers call themselves must not steer a terminal
     plain = ["".join(c if c.isprintable() else "?" for c in fact) for fact in facts]
     return "\n".join([click.style(peer["peer"], bold=True) + state, *plain])

@@ -39,7 +39,9 @@ class Connection:
     """A connection that is up; :meth:`run` has to run for it to do anything.
 
     ``ready`` is set once the door has greeted the peer, which is at once where the peer dialled;
-    ``used`` is when a stream was last opened on it, ``dialled`` the address as it was known.
+    ``used`` is when a stream was last opened on it, ``dialled`` the address as it was known,
+    ``local`` this end of a socket that this node dialled from, ``why_relayed`` why there is no
+    direct connection beside this one through a relay, empty where nothing is known of that.
     """
 
     peer: str
@@ -54,6 +56,8 @@ class Connection:
         self.used = trio.current_time()
         self.rtt: float | None = None
         self.dialled: Address | None = None
+        self.local: Address | None = None
+        self.why_relayed = ""
 
     @property
     def is_up(self) -> bool:

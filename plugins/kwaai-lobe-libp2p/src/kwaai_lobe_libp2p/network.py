@@ -78,7 +78,7 @@ class Network:
         self.met: Callable[[Connection], None] = lambda connection: None
         self._settings = settings
         self._nursery = nursery
-        self._dialler = Dialler(handshake, self.book, relayed)
+        self.dialler = Dialler(handshake, self.book, relayed)
         self._connections: dict[str, list[Connection]] = {}
         self._dials: dict[str, _Dial] = {}
         self._served: dict[str, _Served] = {}
@@ -104,6 +104,11 @@ class Network:
             if one.is_up and (one.ready.is_set() or one is greeting)
         ]
         return min(usable, key=lambda one: bool(one.address.relay), default=None)
+
+    def relayed(self, peer: str) -> Connection | None:
+        """A connection to a peer that goes through a relay."""
+        mine = self._connections.get(peer, ())
+        return next((one for one in mine if one.is_up and one.address.relay), None)
 
     @property
     def protocols(self) -> list[str]:
@@ -210,11 +215,8 @@ class Network:
             if peer == self.peer or not self.allows(peer):
                 self._make_room(peer)
             known = self.book.of(peer) if addresses is None else addresses
-            found = await self._dialler.reach(peer, known, all_=addresses is not None)
-            await self._nursery.start(self.adopt, found)
-            self.book.worked(found.dialled or found.address)
-            await self._greet(found)
-            self._check_up(found)
+            found = await self.dialler.reach(peer, known, all_=addresses is not None)
+            await self.take_on(found)
         except KwaaiError as error:
             dial.error = error
         except Exception as error:  # noqa: BLE001 - what a peer said, or a disk: it ends one dial
@@ -223,6 +225,17 @@ class Network:
         finally:
             del self._dials[peer]
             dial.done.set()
+
+    async def take_on(self, connection: Connection) -> None:
+        """Carry a connection that this node made, and greet who is there before it is used.
+
+        Errors: :class:`PeerUnreachable`, :class:`PeerDenied`.
+        """
+        await self._nursery.start(self.adopt, connection)
+        if connection.dialled is not None:
+            self.book.worked(connection.dialled)
+        await self._greet(connection)
+        self._check_up(connection)
 
     def _check_up(self, connection: Connection) -> None:
         """Errors: :class:`PeerUnreachable` where a connection was closed right after its start."""
@@ -344,4 +357,5 @@ def _link(connection: Connection) -> Link:
         connection.inbound,
         bool(connection.address.relay),
         connection.rtt or connection.muxer.rtt() or None,
+        connection.why_relayed,
     )
