@@ -123,8 +123,9 @@ def test_the_log_can_be_json(kwaai_home: Path, install: Install) -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        bound = json.loads(process.stdout.readline())
+        first = process.stdout.readline()
         process.terminate()
+        bound = json.loads(first)
         warning, error, no_executor, stopping = map(json.loads, process.stderr)
         assert not process.stdout.read()
     assert process.returncode == 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -313,3 +315,81 @@ async def test_a_cancelled_node_closes_its_lobes(clock: MockClock, host: Host) -
             scope.cancel()
             await trio.lowlevel.checkpoint()
     assert [lobe.closed for lobe in lobes] == [[1], [1]]
+
+
+FOREIGN = """
+from contextlib import asynccontextmanager
+import trio
+from kwaai_core import KwaaiError
+
+class Foreign:
+    def at_once(self):
+        return {}["at once"]
+
+    async def awaited(self):
+        raise KeyError("awaited")
+
+    @asynccontextmanager
+    async def entered(self, early=False):
+        async with trio.open_nursery():
+            if early:
+                raise KeyError("entered")
+            yield self
+
+    async def of_ours(self):
+        raise KwaaiError("said on purpose")
+
+@asynccontextmanager
+async def open_(host):
+    yield Foreign()
+"""
+
+
+def foreign() -> Supervised:
+    names: dict[str, Any] = {"__name__": "foreign_lobe.roles"}
+    exec(compile(FOREIGN, "/somewhere/foreign_lobe/roles.py", "exec"), names)
+    return Supervised("lobe", Offer("lobe", names["open_"]), package="foreign_lobe")
+
+
+async def test_a_bug_of_a_lobe_is_its_failure_and_says_where(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervised = foreign()
+
+    async def enter(early: bool) -> None:
+        async with supervised.role.entered(early) as value:
+            await value.awaited()
+
+    async with supervised.supervised(host):
+        for call, said in (
+            (supervised.role.awaited, "KeyError: 'awaited' at foreign_lobe/roles.py:11"),
+            (partial(enter, True), "KeyError: 'entered' at foreign_lobe/roles.py:17"),
+            (partial(enter, False), "KeyError: 'awaited' at foreign_lobe/roles.py:11"),
+        ):
+            with pytest.raises(LobeFailed) as caught:
+                await call()
+            assert str(caught.value) == f"the lobe “lobe” failed: {said}"
+            assert caplog.messages.pop() == f"lobe lobe: {said}"
+        with pytest.raises(LobeFailed, match=r"KeyError: 'at once' at foreign_lobe/roles\.py:8"):
+            supervised.role.at_once()
+        assert not [record for record in caplog.records if record.exc_info]
+        assert supervised.state == "ready"
+
+
+async def test_an_error_of_the_caller_is_not_the_lobes(host: Host) -> None:
+    supervised = foreign()
+    async with supervised.supervised(host):
+        with pytest.raises(ExceptionGroup) as caught:
+            async with supervised.role.entered():
+                raise KeyError("the caller's")
+        assert isinstance(caught.value.exceptions[0], KeyError)
+        with pytest.raises(KwaaiError, match="said on purpose"):
+            await supervised.role.of_ours()
+
+
+async def test_strict_leaves_bugs_as_they_are(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KWAAI_STRICT", "1")
+    supervised = foreign()
+    async with supervised.supervised(host):
+        with pytest.raises(KeyError):
+            await supervised.role.awaited()
