@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kwaai.http")
 
-_BACKLOG = 128
+_BACKLOG = 1024  # a connection that finds the queue full tries again only after a second
 _LAST_WORDS = 1.0  # seconds, for the error events of streams that had to be ended
 _MAX_HEAD = 2**14  # bytes of a request's line and headers
 
