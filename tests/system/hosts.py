@@ -22,11 +22,11 @@ from typing import Any, Self
 from real_kwaai import KWAAI, Home
 
 START_S = 60.0
-_MASQUERADE = """
+_ROUTER = """
 table ip nat {
   chain out {
     type nat hook postrouting priority 100
-    oifname "wan" masquerade
+    oifname "wan" RULE
   }
 }
 table ip filter {
@@ -166,8 +166,8 @@ class Net:
         inside = self._namespace(name)
         return self._home(inside, name, self._plug(inside, "wan"))
 
-    def host_behind_router(self, name: str) -> Host:
-        """A host in a network of its own, whose router masquerades it and lets nothing in."""
+    def host_behind_router(self, name: str, rule: str = "masquerade") -> Host:
+        """A host in a network of its own, whose router hides it so and lets nothing in."""
         router, inside = self._namespace(f"{name}r"), self._namespace(name)
         self._plug(router, "wan")
         lan = f"10.78.{self._made}"
@@ -177,7 +177,8 @@ class Net:
         _ip("-n", inside, "route", "add", "default", "via", f"{lan}.1")
         exec_ = ["ip", "netns", "exec", router]
         subprocess.run([*exec_, "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
-        subprocess.run([*exec_, "nft", "-f", "-"], input=_MASQUERADE, text=True, check=True)
+        rules = _ROUTER.replace("RULE", rule)
+        subprocess.run([*exec_, "nft", "-f", "-"], input=rules, text=True, check=True)
         return self._home(inside, name, f"{lan}.2")
 
     def _home(self, inside: str, name: str, address: str) -> Host:

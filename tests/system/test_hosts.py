@@ -85,22 +85,28 @@ def test_two_nodes_that_joined_show_each_other(two: tuple[Host, Host]) -> None:
 
 
 @contextmanager
-def behind_routers(net: Net) -> Iterator[tuple[Host, Host, Host]]:
-    """A node that all can reach, which relays, and two behind routers that have joined it."""
+def behind_routers(
+    net: Net, *, router: str = "masquerade", **libp2p: object
+) -> Iterator[tuple[Host, Host, Host]]:
+    """A node that all can reach, which relays, and two behind routers that have joined it.
+
+    ``router`` is what the routers do, in the words of nftables; ``libp2p`` are further settings.
+    """
     if why := missing(routers=True):
         pytest.skip(why)
     relay = net.host("relay")
     relay.settings(relay=True, listen=["/ip4/0.0.0.0/tcp/4001"])
     address = f"/ip4/{relay.address}/tcp/4001/p2p/{facts(relay)['peer_id']}"
-    hidden = net.host_behind_router("one"), net.host_behind_router("two")
+    hidden = [net.host_behind_router(name, router) for name in ("one", "two")]
     for host in hidden:
-        host.settings(relays=[address], bootstrap=[address])
+        host.settings(relays=[address], bootstrap=[address], **libp2p)
     with ExitStack() as stack:
         for host in (relay, *hidden):
             stack.enter_context(host.run(*LOBES))
         for host in hidden:
             join(relay, host, "--group", "home")
-        yield relay, *hidden
+        one, other = hidden
+        yield relay, one, other
 
 
 def ping(here: Host, there: Host) -> float:
@@ -128,13 +134,12 @@ def test_nodes_behind_routers_join_one_that_can_be_reached(net: Net) -> None:
 
 
 def test_two_nodes_behind_routers_meet_over_a_relay(net: Net) -> None:
-    with behind_routers(net) as (_, one, other):
+    with behind_routers(net, hole_punching=False) as (_, one, other):
         for here, there in ((one, other), (other, one)):
             assert 0 < ping(here, there) < 5
             assert seen(here, facts(there)["did"], lambda peer: peer["relayed"])["admitted"]
 
 
-@pytest.mark.xfail(reason="no holes are punched yet: connections through relays stay such")
 def test_two_nodes_behind_routers_punch_holes_through_them(net: Net) -> None:
     with behind_routers(net) as (_, one, other):
         assert 0 < ping(one, other) < 5
@@ -143,3 +148,17 @@ def test_two_nodes_behind_routers_punch_holes_through_them(net: Net) -> None:
                 here, facts(there)["did"], lambda peer: peer["address"] and not peer["relayed"]
             )
             assert "p2p-circuit" not in direct["address"]
+            assert direct["admitted"]
+            assert there.address not in direct["address"]  # it is the router's that is seen
+        assert 0 < ping(other, one) < 5
+
+
+def test_a_router_that_draws_ports_keeps_a_link_relayed_and_it_is_said_why(net: Net) -> None:
+    with behind_routers(net, router="masquerade fully-random") as (_, one, other):
+        assert 0 < ping(one, other) < 5
+        for here, there in ((one, other), (other, one)):
+            did = facts(there)["did"]
+            shown = seen(here, did, lambda peer: peer.get("why_relayed"))
+            assert shown["relayed"]
+            assert "no hole was punched" in here.kwaai("peers", "show", did)
+        assert 0 < ping(other, one) < 5

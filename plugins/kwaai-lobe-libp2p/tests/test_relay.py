@@ -10,7 +10,7 @@ import trio
 
 from kwaai_core import PeerLost, PeerUnreachable
 from kwaai_core.testing.identities import FakeIdentity
-from kwaai_lobe_libp2p.relay import HOP
+from kwaai_lobe_libp2p.relay import HOP, Relay
 
 from .conftest import ECHO, Node, Nodes, echo
 
@@ -31,7 +31,7 @@ async def behind(nodes: Nodes) -> AsyncIterator[tuple[Node, Node, Node, str]]:
     async with nodes("relay", relay=True) as relay:
         place = relay.transport.addresses[0]
         async with (
-            nodes("hidden", listen=(), relays=(place,)) as hidden,
+            nodes("hidden", listen=(), relays=(place,), hole_punching=False) as hidden,
             nodes("outside") as outside,
             hidden.transport.serve(ECHO, echo),
         ):
@@ -83,3 +83,21 @@ async def test_a_node_is_no_relay_unless_it_is_told_to(nodes: Nodes) -> None:
         address = f"{one.transport.addresses[0]}/p2p-circuit/p2p/{FakeIdentity('x').peer_id}"
         with pytest.raises(PeerUnreachable, match="does not serve"):
             await two.transport.connect([address])
+
+
+async def test_a_relay_forgets_whose_circuits_are_over(nodes: Nodes) -> None:
+    async with nodes("relay") as node:
+        relay = Relay(node.transport.network)
+        place = node.transport.addresses[0]
+        async with (
+            node.transport.network.serve(HOP, relay.serve),
+            nodes("hidden", listen=(), relays=(place,), hole_punching=False) as hidden,
+            nodes("outside") as outside,
+        ):
+            await outside.transport.connect([await has_place(hidden)])
+            assert relay.circuits == {outside.peer: 1}
+            await outside.transport.disconnect(hidden.peer)
+            with trio.fail_after(10):
+                while relay.circuits.get(outside.peer):  # noqa: ASYNC110 - it tells nobody
+                    await trio.sleep(0.01)
+            assert dict(relay.circuits) == {}

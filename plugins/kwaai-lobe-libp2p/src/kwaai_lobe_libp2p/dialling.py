@@ -12,6 +12,7 @@ from kwaai_core import PeerUnreachable
 from kwaai_lobe_libp2p.addresses import Address, of_socket
 from kwaai_lobe_libp2p.book import AddressBook
 from kwaai_lobe_libp2p.connection import Connection, Handshake
+from kwaai_lobe_libp2p.meeting import share
 
 STAGGER = 0.15
 """After how many seconds the next address is tried while those before have not failed yet."""
@@ -77,6 +78,7 @@ class Dialler:
         try:
             stream = await self._stream(address)
             there = replace(_at(stream) or address, peer=address.peer, relay=address.relay)
+            local = _shared(stream)
             connection = await self._handshake.outbound(stream, there)
         except (OSError, ValueError, PeerUnreachable) as error:  # a name no resolver can take
             causes[address] = _cause(error)
@@ -84,6 +86,7 @@ class Dialler:
             failed.set()
         else:
             connection.dialled = address
+            connection.local = local
             found.append(connection)
             others.cancel()
 
@@ -103,6 +106,17 @@ def _at(stream: trio.abc.Stream) -> Address | None:
         return of_socket(stream.socket.getpeername())
     except OSError:
         return None  # it is gone already, as the handshake will find
+
+
+def _shared(stream: trio.abc.Stream) -> Address | None:
+    """This end of a socket, whose port others may have then; None where there is none such."""
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        share(stream.socket)
+        return of_socket(stream.socket.getsockname())
+    except OSError:
+        return None  # it is gone already, or this system has no such thing
 
 
 def _cause(error: OSError | ValueError | PeerUnreachable) -> str:

@@ -80,11 +80,12 @@ async def ask_identity(stream: ByteStream) -> tuple[list[str], str]:
         said = Identify.FromString(body)
     except DecodeError as error:
         raise FrameError("what came is no message of identify") from error
-    listens = [text for raw in said.listen_addrs[:16] if (text := _text(raw))]
-    return listens, _text(said.observed_addr)
+    listens = [text for raw in said.listen_addrs[:16] if (text := text_of(raw))]
+    return listens, text_of(said.observed_addr)
 
 
-def _text(raw: bytes) -> str:
+def text_of(raw: bytes) -> str:
+    """A multiaddress that a peer sent, empty where it is none."""
     try:
         return str(Multiaddr(raw))
     except Exception:  # noqa: BLE001 - a peer's bytes, and the library raises whatever it runs into

@@ -227,10 +227,13 @@ class Network:
             dial.done.set()
 
     async def take_on(self, connection: Connection) -> None:
-        """Carry a connection that this node made, and greet who is there before it is used.
+        """Carry a connection that this node made; in the dialler's part, greet who is there first.
 
         Errors: :class:`PeerUnreachable`, :class:`PeerDenied`.
         """
+        if connection.inbound:
+            self._nursery.start_soon(self.adopt, connection)
+            return
         await self._nursery.start(self.adopt, connection)
         if connection.dialled is not None:
             self.book.worked(connection.dialled)

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
@@ -84,6 +84,11 @@ class Relay:
         self._places: dict[str, float] = {}
         self._circuits: Counter[str] = Counter()
 
+    @property
+    def circuits(self) -> Mapping[str, int]:
+        """How many circuits it carries now from each peer that has any."""
+        return self._circuits
+
     async def serve(self, wire: ByteStream) -> None:
         """Answer one request. Errors: :class:`FrameError` for what is none."""
         with within(ASK, "a request of a relay"):
@@ -119,6 +124,8 @@ class Relay:
             await self._forward(wire, peer)
         finally:
             self._circuits[wire.peer] -= 1
+            if not self._circuits[wire.peer]:
+                del self._circuits[wire.peer]
 
     async def _forward(self, wire: ByteStream, peer: str) -> None:
         connection = self._network.best(peer)

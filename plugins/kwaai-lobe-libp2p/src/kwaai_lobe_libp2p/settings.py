@@ -19,7 +19,8 @@ class Libp2pSettings:
     and opened by it at once; ``peer_requests``: streams that it opens a second, in the long run;
     ``peer_bytes``: that are read from it a second, in the long run.
     ``relay``: forward streams between members who cannot reach each other; ``relays``: addresses of
-    such nodes, through which this one asks to be reached.
+    such nodes, through which this one asks to be reached; ``hole_punching``: try for a direct
+    connection beside one through a relay.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
@@ -36,6 +37,7 @@ class Libp2pSettings:
     peer_bytes: int = 1 << 28
     relay: bool = False
     relays: tuple[str, ...] = ()
+    hole_punching: bool = True
 
     def __post_init__(self) -> None:
         for key, low in _LEAST.items():

@@ -35,6 +35,7 @@ from kwaai_lobe_libp2p.connection import Connection, Handshake
 from kwaai_lobe_libp2p.data_channel import DataChannels, open_data_channels
 from kwaai_lobe_libp2p.directory import Directory, open_directory
 from kwaai_lobe_libp2p.discovery import Memory, open_discovery
+from kwaai_lobe_libp2p.hole_punching import DCUTR, HolePuncher
 from kwaai_lobe_libp2p.network import Network
 from kwaai_lobe_libp2p.private import read_key
 from kwaai_lobe_libp2p.relay import Circuits, open_relaying
@@ -71,6 +72,7 @@ class Libp2pTransport:
         self._guarded = trio.Event()
         self.network = Network(identity.peer_id, handshake, settings, nursery, self._relayed)
         self.circuits = Circuits(self.network, handshake, self.network.adopt)
+        self.puncher = HolePuncher(self.network, handshake, nursery)
         self.network.met = self._met
 
     # -- who and where ---------------------------------------------------------------------------
@@ -199,9 +201,11 @@ class Libp2pTransport:
         return await self.circuits.dial(address)
 
     def _met(self, connection: Connection) -> None:
-        """Ask who has dialled where it can be dialled itself."""
+        """Ask who has dialled where it can be dialled itself, and see to a direct connection."""
         if connection.inbound:
             self._nursery.start_soon(self._ask, connection)
+        elif connection.address.relay and self._settings.hole_punching:
+            self._nursery.start_soon(self.puncher.prepare, connection)
 
     async def _ask(self, connection: Connection) -> None:
         try:
@@ -215,6 +219,8 @@ class Libp2pTransport:
             _log.debug("%s does not say where it listens: %s", connection.peer, error.message)
         else:
             self.learn(connection.peer, listens)
+        if connection.address.relay and self._settings.hole_punching:
+            await self.puncher.upgrade(connection)
 
     async def serve_identify(self, key: Any, stream: ByteStream) -> None:
         """Tell a peer who this node is, where it listens, and where it sees the peer."""
@@ -289,6 +295,8 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
             await stack.enter_async_context(
                 open_relaying(network, transport.circuits, relay=settings.relay)
             )
+            if settings.hole_punching:
+                await stack.enter_async_context(network.serve(DCUTR, transport.puncher.serve))
             porch = listening.Porch(handshake, network.adopt)
             if listeners:
                 nursery.start_soon(trio.serve_listeners, porch.admit, listeners)
