@@ -149,7 +149,7 @@ class Pipe:
         for piece in [data[:cut], data[cut:]] if 0 < cut < len(data) else [data]:
             delay = self._latency * (1 + self._world.random.random())
             self._due = max(self._due, self._world.now + delay)
-            self._world.after(self._due - self._world.now, lambda p=piece: self._deliver(p))
+            self._world.at(self._due, lambda p=piece: self._deliver(p))
 
 
 class Link:
@@ -236,7 +236,7 @@ class Machine(Process):
     def work(self) -> None:
         ready = self.host.ready()
         if self.computing or not ready:
-            return
+            return None
         session, step = self.world.random.choice(ready)
         if self.host.start(session) is None:
             return self.work()
@@ -362,7 +362,7 @@ class Owner(Process):
 
     def read(self, link: Link, data: bytes) -> None:
         if link.number not in self.links:
-            return
+            return None
         try:
             frames = link.readers[1].feed(data)
         except FrameError as error:
@@ -498,7 +498,7 @@ class Talk:
 
     def _answer(self, soft: Sequence[Trouble], since: float) -> None:
         if self.end:
-            return
+            return None
         for trouble in list(self.chain.trouble):
             if trouble not in self._noted:
                 self._noted.append(trouble)
@@ -630,7 +630,10 @@ class World:
         self._expected = len(self._events)
 
     def after(self, seconds: float, call: Callable[[], None]) -> None:
-        heappush(self._events, (self.now + seconds, next(self._order), call))
+        self.at(self.now + seconds, call)
+
+    def at(self, when: float, call: Callable[[], None]) -> None:
+        heappush(self._events, (when, next(self._order), call))
 
     def _build(self) -> list[Machine]:
         """Uneven cuts, and for each part another machine, or two, or none."""
@@ -694,10 +697,10 @@ class World:
     def point(self, machine: Machine, at: str, item: Frame | Step) -> None:
         """A machine is about to do something: strike it, if this is the moment."""
         if self.struck or not self.talks or not self._is_due(at, item):
-            return
+            return None
         victims = self.victims()
         if machine not in victims:
-            return
+            return None
         self.struck = True
         if self.scenario.fault == "owner nap":
             return self.after(0.0, lambda: self.owners[0].stop(3.0))
@@ -759,7 +762,8 @@ class World:
         if fault in SILENT:
             limit += SILENCE_SECONDS + HEARTBEAT_SECONDS + TICK_SECONDS
         elif fault in DEAF or fault in ("corrupt", "reorder"):
-            limit += ANSWER_SECONDS + HEARTBEAT_SECONDS  # half a frame may be waited for
+            # each of two machines is found out by itself; and half a frame may be waited for
+            limit += 2 * (ANSWER_SECONDS + HEARTBEAT_SECONDS + TICK_SECONDS)
         elif fault == "owner nap":
             limit += 3
         elif fault == "nap":

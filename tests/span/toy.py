@@ -7,7 +7,7 @@ holds before it; so a cache with a wrong, missing or repeated row gives other te
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -78,6 +78,3 @@ def plain(prompt: Sequence[int], length: int) -> list[int]:
         tokens.append(token)
         text.append(token)
     return text
-
-
-Link = Hashable

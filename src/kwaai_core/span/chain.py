@@ -29,7 +29,7 @@ from kwaai_core.span.recording import Recording
 from kwaai_core.span.tags import PrefixTags
 from kwaai_core.span.watch import Pace
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 """How long a host may owe an answer while it is not seen to compute anything."""
 
 _REPLAYS = 2
