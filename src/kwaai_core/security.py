@@ -56,13 +56,8 @@ class Door:
         self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-        else:
-            scope[REQUEST_ID] = new_request_id()
-            await self._admit(scope, receive, _Marked(send, scope[REQUEST_ID]))
+        scope[REQUEST_ID] = new_request_id()
+        await self._admit(scope, receive, _Marked(send, scope[REQUEST_ID]))
 
     async def _admit(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
         try:
@@ -118,27 +113,22 @@ async def _read_body(
     headers: Sequence[tuple[bytes, bytes]], receive: Receive, settings: ServerSettings
 ) -> bytes | None:
     """The whole body, or None if the client left."""
-    for name, value in headers:
-        if name == b"content-length" and int(value) > settings.max_body:
-            raise _too_large(settings)
-    body = bytearray()
+    size = next((int(value) for name, value in headers if name == b"content-length"), 0)
+    body, more = bytearray(), True
     with trio.move_on_after(settings.body_timeout):
-        while True:
+        while max(size, len(body)) <= settings.max_body:
+            if not more:
+                return bytes(body)
             message = await receive()
             if message["type"] != "http.request":
                 return None
             body += message.get("body", b"")
-            if len(body) > settings.max_body:
-                raise _too_large(settings)
-            if not message.get("more_body", False):
-                return bytes(body)
+            more = message.get("more_body", False)
+        raise RequestTooLarge(
+            f"the body is over the limit of {settings.max_body} bytes ([server] max_body in "
+            "kwaai.toml)"
+        )
     raise RequestTooSlow(f"the body did not arrive within {settings.body_timeout:g} seconds")
-
-
-def _too_large(settings: ServerSettings) -> RequestTooLarge:
-    return RequestTooLarge(
-        f"the body is over the limit of {settings.max_body} bytes ([server] max_body in kwaai.toml)"
-    )
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
