@@ -182,6 +182,71 @@ def test_a_replay_is_silent_and_touches_nobody_else() -> None:
     finished(rig)
 
 
+def test_replays_ask_for_no_output_that_somebody_has() -> None:
+    rig = answering("abcABC")
+    rig.run(5)
+    rig.kill("b", "c")
+    rig.route("aBC")
+    rig.run(6)
+    assert [wanted for _, wanted in replay_rows(rig, "B")] == [False] * 7 + [True]
+    assert [wanted for _, wanted in replay_rows(rig, "C")] == [False] * 7 + [True]
+    finished(rig)
+
+
+def test_the_first_hop_is_replayed_from_the_tokens_alone() -> None:
+    rig = answering("abcA", budget=0)
+    rig.run(5)
+    rig.kill("a")
+    rig.route("Abc")
+    rig.run(6)
+    assert [wanted for _, wanted in replay_rows(rig, "A")] == [False] * 7 + [True] * 2
+    assert rig.hop("b").timing.replayed == 0
+    finished(rig)
+
+
+def test_a_second_fault_does_not_make_what_is_missing_forgotten() -> None:
+    rig = answering("abcABC", budget=0)
+    rig.run(5)
+    rig.kill("b")
+    rig.route("aBc")
+    rig.deliver()
+    rig.kill("a", "B", "c")
+    rig.add_host("w")
+    rig.route("w")
+    while rig.hop("w").done < 6:
+        assert not rig.chain.recovered
+        rig.compute()
+        rig.deliver()
+    finished(rig)
+
+
+def test_a_journal_goes_with_its_boundary() -> None:
+    rig = answering("abcw")
+    rig.run(5)
+    assert rig.budget.used
+    rig.route("w")
+    assert not rig.budget.used
+    finished(rig)
+
+
+def test_lone_rows_are_not_replayed_together_with_a_later_prompt() -> None:
+    rig = ChainRig("abcB", replay_rows=7)
+    rig.route("abc")
+    rig.chain.add(PROMPT, 0.0)
+    rig.run(3)
+    rig.chain.add(list(range(5)), rig.now)
+    for _ in range(10):
+        rig.compute()
+        rig.deliver()
+    rig.kill("b")
+    rig.route("aBc")
+    for _ in range(10):
+        rig.compute()
+        rig.deliver()
+    assert rig.chain.recovered
+    assert [rows for rows, _ in replay_rows(rig, "B")] == [CHUNK, CHUNK, 5, 3, 5]
+
+
 def test_shapes_are_replayed_as_they_were() -> None:
     rig = answering("abcB")
     rig.run(4)

@@ -273,6 +273,8 @@ def test_a_fence_drops_what_waits_and_says_what_is_held(rig: HostRig) -> None:
     assert (fenced.kind, fenced.epoch, fenced.position) == (Kind.FENCED, 2, 4)
     assert fenced.payload == rig.tags.at(4)
     assert rig.compute() == []
+    (fault,) = rig.give(rig.step(2, 8, 1, epoch=2))  # what waited is not there
+    assert (fault.rows, fault.position) == (FaultCode.NEED_REPLAY, 4)
 
 
 def test_a_fence_waits_for_what_is_computed_and_its_answer_is_kept(rig: HostRig) -> None:
@@ -459,7 +461,9 @@ def test_what_is_used_does_not_expire(rig: HostRig) -> None:
     rig.host.start(session)
     rig.host.tick(2000.0)
     assert rig.host.sessions
+    rig.sent.clear()
     rig.host.finish(session, rig.cache.run(session), waited=0, computed=0)
+    assert [frame.kind for _, frame in rig.sent] == [Kind.RESULT]
     rig.host.tick(2000.0)
     assert not rig.host.sessions
 

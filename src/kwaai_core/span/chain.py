@@ -267,7 +267,7 @@ class Chain:
             end = at + self._steps[step].rows * row
             if index + 1 < len(self.hops):
                 self.hops[index + 1].journal.put(step, states[at:end])
-            elif step >= self._headed:
+            else:
                 self._headed = step + 1
                 self.outputs.append(states[end - row : end])
             at = end
