@@ -109,6 +109,8 @@ class ContextLengthExceeded(RequestError):
             f"{context_tokens}, of which the answer needs at least one: shorten the prompt",
             param=param,
         )
+        self.prompt_tokens = prompt_tokens
+        self.context_tokens = context_tokens
 
 
 class HostNotAllowed(RequestError):
