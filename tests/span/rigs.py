@@ -139,7 +139,7 @@ class ChainRig:
         (hop,) = [hop for hop in self.chain.hops if hop.place.link == name]
         return hop
 
-    def compute(self, *names: str) -> None:
+    def compute(self, *names: Hashable) -> None:
         """One step at each host, or at those that are named."""
         for name in names or tuple(self.hosts):
             host, cache = self.hosts[name]

@@ -207,10 +207,10 @@ def test_the_first_hop_is_replayed_from_the_tokens_alone() -> None:
 def test_a_second_fault_does_not_make_what_is_missing_forgotten() -> None:
     rig = answering("abcABC", budget=0)
     rig.run(5)
-    rig.kill("b")
-    rig.route("aBc")
+    rig.kill("b", "c")
+    rig.route("aBC")
     rig.deliver()
-    rig.kill("a", "B", "c")
+    rig.kill("a", "B", "C")
     rig.add_host("w")
     rig.route("w")
     while rig.hop("w").done < 6:

@@ -64,7 +64,7 @@ class ToyCache:
 def plain(prompt: Sequence[int], length: int) -> list[int]:
     """The text of the whole model in one place."""
     caches: list[list[bytes]] = [[] for _ in range(BLOCKS)]
-    tokens, text = list(prompt), []
+    tokens, text = list(prompt), list[int]()
     fed = 0
     while len(text) < length:
         state = b""
