@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from kwaai_core import PeerUnreachable
 from kwaai_core.testing.identities import FakeIdentity
 from kwaai_lobe_libp2p.addresses import Address, of_socket
 from kwaai_lobe_libp2p.connection import Connection, Handshake
-from kwaai_lobe_libp2p.meeting import meet, share
+from kwaai_lobe_libp2p.meeting import dial, meet
 
 
 def handshake(name: str) -> tuple[str, Handshake]:
@@ -35,11 +36,9 @@ async def used_ports() -> AsyncIterator[Ports]:
 
         async def port() -> Address:
             number = listener.socket.getsockname()[1]
-            stream = await stack.enter_async_context(
-                await trio.open_tcp_stream("127.0.0.1", number)
-            )
+            stream = await dial(socket.AF_INET, "127.0.0.1", number)
+            await stack.enter_async_context(stream)
             await stack.enter_async_context(await listener.accept())
-            share(stream.socket)
             return of_socket(stream.socket.getsockname())
 
         yield port
@@ -101,3 +100,19 @@ async def test_each_address_has_its_cause() -> None:
             await meet(here, nobody, server.inbound, seconds=0.3)
         with pytest.raises(PeerUnreachable, match="no address of this kind"):
             await meet(here, [Address("ip6", "2001:db8::1", 4001)], server.inbound, seconds=0.3)
+
+
+async def test_a_port_that_was_dialled_from_is_given_to_nobody_who_is_not_bound() -> None:
+    """Sockets that are not bound share ports as long as they lead to other ends."""
+    async with AsyncExitStack() as stack:
+        ends = [
+            await stack.enter_async_context((await trio.open_tcp_listeners(0, host=host))[0])
+            for host in ("127.0.0.1", "127.0.0.2")
+        ]
+        first, second = (end.socket.getsockname() for end in ends)
+        kept = await stack.enter_async_context(await dial(socket.AF_INET, *first))
+        with trio.socket.socket() as other:
+            with pytest.raises(OSError, match="in use"):
+                await other.bind(kept.socket.getsockname())
+            await other.connect(second)
+            assert other.getsockname()[1] != kept.socket.getsockname()[1]

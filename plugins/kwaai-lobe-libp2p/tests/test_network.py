@@ -25,7 +25,7 @@ from kwaai_core import (
     Stream,
 )
 from kwaai_core.testing.identities import FakeIdentity
-from kwaai_lobe_libp2p import addresses
+from kwaai_lobe_libp2p import addresses, dialling
 from kwaai_lobe_libp2p.remedies import Outbox
 
 from .conftest import ECHO, Node, Nodes, echo
@@ -75,7 +75,7 @@ async def test_an_error_while_a_peer_is_dialled_or_greeted_is_that_dial_s(
             with pytest.raises(KwaaiError):
                 await one.transport.connect(three.transport.addresses)
         with monkeypatch.context() as patch:
-            patch.setattr(trio, "open_tcp_stream", fails)
+            patch.setattr(dialling, "dial", fails)
             with pytest.raises(PeerUnreachable):
                 await one.transport.connect(three.transport.addresses)
         await answers(one, two.peer)

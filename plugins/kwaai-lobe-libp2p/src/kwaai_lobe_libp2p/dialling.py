@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from kwaai_core import PeerUnreachable
 from kwaai_lobe_libp2p.addresses import Address, of_socket
 from kwaai_lobe_libp2p.book import AddressBook
 from kwaai_lobe_libp2p.connection import Connection, Handshake
-from kwaai_lobe_libp2p.meeting import share
+from kwaai_lobe_libp2p.meeting import dial
 
 STAGGER = 0.15
 """After how many seconds the next address is tried while those before have not failed yet."""
@@ -78,7 +80,7 @@ class Dialler:
         try:
             stream = await self._stream(address)
             there = replace(_at(stream) or address, peer=address.peer, relay=address.relay)
-            local = _shared(stream)
+            local = _here(stream)
             connection = await self._handshake.outbound(stream, there)
         except (OSError, ValueError, PeerUnreachable) as error:  # a name no resolver can take
             causes[address] = _cause(error)
@@ -94,7 +96,7 @@ class Dialler:
         if address.relay:
             return await self._relayed(address)
         with trio.move_on_after(ATTEMPT):
-            return await trio.open_tcp_stream(address.host, address.port)
+            return await _dialled(address)
         raise PeerUnreachable(f"no answer within {ATTEMPT:g} s")
 
 
@@ -108,15 +110,29 @@ def _at(stream: trio.abc.Stream) -> Address | None:
         return None  # it is gone already, as the handshake will find
 
 
-def _shared(stream: trio.abc.Stream) -> Address | None:
-    """This end of a socket, whose port others may have then; None where there is none such."""
+async def _dialled(address: Address) -> trio.SocketStream:
+    """To the first of a name's numbers that answers, each in its part of the time. Errors: OSError,
+    ValueError.
+    """
+    found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    error: OSError = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    for family, _, _, _, where in found:
+        with trio.move_on_after(ATTEMPT / len(found)):
+            try:
+                return await dial(family, str(where[0]), address.port)
+            except OSError as failure:
+                error = failure
+    raise error
+
+
+def _here(stream: trio.abc.Stream) -> Address | None:
+    """This end of a socket, None where it is no socket's."""
     if not isinstance(stream, trio.SocketStream):
         return None
     try:
-        share(stream.socket)
         return of_socket(stream.socket.getsockname())
     except OSError:
-        return None  # it is gone already, or this system has no such thing
+        return None  # it is gone already, as the handshake will find
 
 
 def _cause(error: OSError | ValueError | PeerUnreachable) -> str:

@@ -36,6 +36,23 @@ def share(sock: trio.socket.SocketType) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _REUSE, 1)
 
 
+async def dial(family: int, host: str, port: int) -> trio.SocketStream:
+    """Connect from a port that nobody else dials from, so that :func:`meet` can use it as well.
+
+    Of a socket that was not bound first the system may give the port to others, and then not again.
+    Errors: OSError.
+    """
+    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    try:
+        share(sock)
+        await sock.bind(("", 0))
+        await sock.connect((host, port))
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
 async def meet(
     local: Address, theirs: Sequence[Address], secure: Secure, *, seconds: float
 ) -> Connection:

@@ -55,6 +55,7 @@ class Relayed(trio.abc.Stream):
 
     def __init__(self, wire: ByteStream) -> None:
         self._wire = wire
+        self._left = b""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
@@ -63,10 +64,13 @@ class Relayed(trio.abc.Stream):
             raise trio.BrokenResourceError(error.message) from error
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        try:
-            return await self._wire.read_some()
-        except PeerLost as error:
-            raise trio.BrokenResourceError(error.message) from error
+        if not self._left:
+            try:
+                self._left = await self._wire.read_some()
+            except PeerLost as error:
+                raise trio.BrokenResourceError(error.message) from error
+        found, self._left = self._left[:max_bytes], self._left[max_bytes or len(self._left) :]
+        return found
 
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
