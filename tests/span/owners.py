@@ -46,6 +46,12 @@ class Owner(Process):
             self.dial(machine)
         self.every(TICK_SECONDS, self._tick)
 
+    def go_on(self) -> None:
+        """It looks at the time before it has read what has come meanwhile."""
+        self.running = True
+        self._tick()
+        super().go_on()
+
     def dial(self, machine: Machine) -> None:
         link = Link(self.world, next(self.world.numbers), self, machine)
         self.links[link.number] = link
@@ -73,7 +79,7 @@ class Owner(Process):
         now = self.world.now
         for talk in list(self.talks):
             if frame.kind is Kind.HEARTBEAT:
-                talk.chain.beat(link.number, frame, now)
+                talk.chain.beat(link.number, frame)
             elif frame.kind is Kind.DRAIN:
                 places = [h.place for h in talk.chain.hops if h.place.link == link.number]
                 talk.report(places, Blame.LEAVING)

@@ -166,7 +166,7 @@ def test_a_chain_survives_a_host_that_says_anything(data: st.DataObject) -> None
         if frame.kind is Kind.RESULT and hop.flying:
             continue  # what has the right shape is believed: another test's matter
         rig.chain.receive(hop.session, frame, rig.now)
-        rig.chain.beat("b", frame, rig.now)
+        rig.chain.beat("b", frame)
         rig.chain.tick(rig.now)
     assert all(t.place.link == "b" and isinstance(t.blame, Blame) for t in rig.chain.trouble)
     outputs = len(rig.chain.outputs)

@@ -27,7 +27,7 @@ from kwaai_core.span.host import SendFrame
 from kwaai_core.span.journal import Budget, Journal
 from kwaai_core.span.recording import Recording
 from kwaai_core.span.tags import PrefixTags
-from kwaai_core.span.watch import Pace
+from kwaai_core.span.watch import PAUSE_SECONDS, Pace
 
 ANSWER_SECONDS = 5.0
 """How long a host may owe an answer while it is not seen to compute anything."""
@@ -74,6 +74,8 @@ class Chain:
         self._headed = 0
         self._broken = True
         self._lost: dict[Hashable, str] = {}
+        self._ticked = 0.0
+        self._paused = False
         self.hops: list[Hop] = []
         self.epoch = 0
         self.trouble: list[Trouble] = []
@@ -90,7 +92,7 @@ class Chain:
     @property
     def settled(self) -> bool:
         """Whether every hop has acknowledged the epoch, and nothing is in the way."""
-        return not self._broken and all(hop.awaited is None for hop in self.hops)
+        return not self._broken and not any(hop.awaited for hop in self.hops)
 
     @property
     def recovered(self) -> bool:
@@ -115,7 +117,7 @@ class Chain:
         self.hops = [kept.get(place) or self._hop(place) for place in places]
         self.trouble.clear()
         self._broken = False
-        self._fence(now)
+        self._fence()
         for link in self._lost.keys() & {place.link for place in places}:
             self.lose(link, self._lost[link])
 
@@ -128,11 +130,10 @@ class Chain:
         furthest = max((max(hop.sent, hop.furthest) for hop in self.hops), default=0)
         return Hop(place, journal, self._pace(place), furthest)
 
-    def _fence(self, now: float) -> None:
+    def _fence(self) -> None:
         """Ask every host to stand at this epoch; the fresh ones have no session yet."""
         for hop in self.hops:
-            hop.awaited = now
-            hop.flying.clear()
+            hop.fence()
             kind, payload = Kind.FENCE, b""
             if hop.fresh:
                 kind = Kind.OPEN
@@ -140,9 +141,9 @@ class Chain:
             self._send(hop.place.link, Frame(kind, hop.session, self.epoch, payload=payload))
 
     def _acknowledged(self, hop: Hop, held: int, now: float) -> None:
-        if hop.awaited is None:
+        if not hop.awaited:
             return
-        hop.acknowledged(held, now)
+        hop.acknowledged(held)
         if not self.settled:
             return
         self._rewind()
@@ -279,7 +280,7 @@ class Chain:
             if hop.refused <= _REPLAYS:
                 hop.fresh = hop.fresh or not frame.position
                 self.epoch += 1
-                self._fence(now)
+                self._fence()
             else:
                 self._fall_out(hop, Blame.LOST, f"it asked for {hop.refused} replays in a row")
         elif frame.rows == FaultCode.CAPACITY:
@@ -303,21 +304,25 @@ class Chain:
         if all(trouble.place != hop.place for trouble in self.trouble):
             self.trouble.append(Trouble(hop.place, blame, reason, retry))
 
-    def beat(self, link: Hashable, frame: Frame, now: float) -> None:
+    def beat(self, link: Hashable, frame: Frame) -> None:
         """Take a HEARTBEAT of the host at the other end of a link."""
         for hop in self.hops:
             if hop.place.link == link:
-                hop.beat(frame, now)
+                hop.beat(frame)
 
     def tick(self, now: float) -> None:
-        """Look at the time: hosts that live, compute nothing and do not answer fall out."""
+        """Look at the time, several times a second: hosts that live, compute nothing and do not
+        answer fall out."""
+        since, self._ticked = now - self._ticked, now
+        self._paused = since > PAUSE_SECONDS
         for hop in self.hops:
-            if hop.idle(now) > ANSWER_SECONDS:
+            if hop.owes(min(since, PAUSE_SECONDS)) > ANSWER_SECONDS:
                 self._fall_out(hop, Blame.LOST, f"it has not answered for {ANSWER_SECONDS:.0f} s")
 
     def slow(self, now: float) -> list[Place]:
-        """Places where a step takes longer than those before let expect. No fault."""
-        return [hop.place for hop in self.hops if hop.slow(now)]
+        """Places where a step takes longer than those before let expect. No fault. After a pause
+        of one's own nobody is slow before the next :meth:`tick`."""
+        return [] if self._paused else [hop.place for hop in self.hops if hop.slow(now)]
 
     def close(self) -> None:
         """End the session at every host."""

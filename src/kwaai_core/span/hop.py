@@ -74,9 +74,10 @@ class Hop:
     ``furthest`` is the most that were ever sent: what is below it and sent again is a replay.
 
     ``session`` is its name at the host: each hop has its own, so that one host may have two. It is
-    ``fresh`` until the host has one. ``awaited`` is since when an OPEN or FENCE is unanswered;
-    ``refused`` counts the replays that it asked for since it last completed a step. ``worked`` is
-    when it last answered, or its host was seen to compute; ``calls`` is what that says it computed.
+    ``fresh`` until the host has one. ``awaited``: an OPEN or FENCE is unanswered.
+    ``refused`` counts the replays that it asked for since it last completed a step. ``owed`` is for
+    how many seconds it has owed an answer, and its host was not seen to compute; ``calls`` are
+    those that its host says it has finished, -1 where it does not tell.
     """
 
     place: Place
@@ -88,9 +89,9 @@ class Hop:
     sent: int = 0
     done: int = 0
     flying: deque[Flight] = field(default_factory=deque)
-    awaited: float | None = None
+    awaited: bool = False
     refused: int = 0
-    worked: float = 0.0
+    owed: float = 0.0
     calls: int = -1
     timing: Timing = field(default_factory=Timing)
 
@@ -102,12 +103,14 @@ class Hop:
 
     def take_off(self, flight: Flight) -> None:
         """Steps are being sent."""
+        if not self.flying:
+            self.owed = 0.0
         self.flying.append(flight)
         self.sent = flight.end
 
-    def acknowledged(self, steps: int, now: float) -> None:
+    def acknowledged(self, steps: int) -> None:
         """Its host stands at the epoch, and holds so many steps."""
-        self.fresh, self.awaited, self.worked = False, None, now
+        self.fresh = self.awaited = False
         self.rewind(steps)
 
     def wrong(self, frame: Frame) -> str:
@@ -125,7 +128,7 @@ class Hop:
     def land(self, frame: Frame, now: float) -> Flight:
         """The oldest flight is answered."""
         flight = self.flying.popleft()
-        self.done, self.refused, self.worked = flight.end, 0, now
+        self.done, self.refused, self.owed = flight.end, 0, 0.0
         took = now - flight.sent
         self.pace.observe(flight.rows, took)
         timing = self.timing
@@ -138,20 +141,23 @@ class Hop:
             timing.replayed += flight.rows
         return flight
 
-    def beat(self, frame: Frame, now: float) -> None:
+    def fence(self) -> None:
+        """An OPEN or FENCE is being sent; what it was sent before is not answered any more."""
+        self.awaited, self.owed = True, 0.0
+        self.flying.clear()
+
+    def beat(self, frame: Frame) -> None:
         """Its host says how many calls it has finished, and for how long it has been in one."""
         if frame.computed or frame.step != self.calls:
-            self.worked = now
+            self.owed = 0.0
         self.calls = frame.step
 
-    def idle(self, now: float) -> float:
-        """For how many seconds it has owed an answer, and its host has not been seen to compute.
-        That of steps counts only where its host tells."""
-        if self.awaited is not None:
-            return now - max(self.awaited, self.worked)
-        if self.flying and self.calls >= 0:
-            return now - max(self.flying[0].sent, self.worked)
-        return 0.0
+    def owes(self, seconds: float) -> float:
+        """So much time has gone by: for how long it has owed an answer. That of a step counts only
+        where its host tells what it does."""
+        if self.awaited or (self.flying and self.calls >= 0):
+            self.owed += seconds
+        return self.owed
 
     def slow(self, now: float) -> bool:
         """Whether its oldest step takes longer than those before let expect."""

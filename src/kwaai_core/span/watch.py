@@ -11,6 +11,10 @@ from collections import deque
 
 HEARTBEAT_SECONDS = 0.25
 SILENCE_SECONDS = 1.0
+PAUSE_SECONDS = SILENCE_SECONDS / 2
+"""Who looks at the time less often than this has stood still itself, and does not know what the
+others did meanwhile."""
+
 _LEAST_SECONDS, _MOST_SECONDS = 0.25, 30.0
 _SAMPLES = 128
 
@@ -28,10 +32,9 @@ class Silence:
         self._since, self._silent = now, 0.0
 
     def lost(self, now: float) -> bool:
-        """Whether nothing has come for too long. To be asked several times a second: of a longer
-        time between two questions, in which the asker itself may have stood still, half the limit
-        counts, so that one who is often busy finds out as well."""
-        self._silent += min(now - self._since, SILENCE_SECONDS / 2)
+        """Whether nothing has come for too long. To be asked several times a second: a pause counts
+        no more than :data:`PAUSE_SECONDS`, so that one who is often busy finds out as well."""
+        self._silent += min(now - self._since, PAUSE_SECONDS)
         self._since = now
         return self._silent > SILENCE_SECONDS
 
