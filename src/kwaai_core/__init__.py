@@ -19,7 +19,7 @@ from kwaai_core.roles import (
 )  # fmt: skip
 from kwaai_core.types import (
     Assessment, ChatRequest, Delta, GenerateRequest, Hop, HopTiming, Intent, Message, ModelCard,
-    Prompt, Report, RoleName, Sampling, Span, Usage,
+    Prompt, Report, RoleName, Sampling, Span, Tier, Usage,
 )  # fmt: skip
 
 __all__ = [
@@ -31,6 +31,6 @@ __all__ = [
     "NoNode", "NoPeerAvailable", "NoSettings", "NotVerified", "Offer", "Owner", "PeerDenied",
     "PeerLost", "PeerUnreachable", "Prompt", "ProtocolRefused", "Record", "Report", "RequestError",
     "RequestTooLarge", "RoleConflict", "RoleName", "Route", "Router", "Sampling", "Settlement",
-    "Span", "Stream", "StreamEnded", "Transport", "TrustPolicy", "UnsupportedParameter",
+    "Span", "Stream", "StreamEnded", "Tier", "Transport", "TrustPolicy", "UnsupportedParameter",
     "UpstreamLost", "Usage", "WorkerLost", "hookimpl",
 ]  # fmt: skip
