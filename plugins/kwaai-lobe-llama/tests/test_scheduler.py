@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.worker.engine import Aborted, Row
+from kwaai_lobe_llama.worker.engine import Row
+from kwaai_lobe_llama.worker.loaded import Aborted
 from kwaai_lobe_llama.worker.scheduler import Scheduler
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.text import TextAssembler

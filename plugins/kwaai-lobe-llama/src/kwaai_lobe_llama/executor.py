@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from kwaai_core import (
     ModelCard,
     ModelLoading,
     ModelNotFound,
+    Span,
 )
 from kwaai_core.errors import cause_of
+from kwaai_core.span.roles import SpanHead, SpanHost
 from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
+from kwaai_lobe_llama.span_executor import SpanWorkers
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +38,21 @@ async def open_executor(host: Host) -> AsyncIterator[Executor]:
     settings = host.settings(LlamaSettings)
     async with trio.open_nursery() as nursery:
         pool = Pool(nursery, settings, host.state / "exact")
-        executor = LlamaExecutor(host, pool)
+        spans = SpanWorkers(nursery, settings, pool, host.state)
+        executor = LlamaExecutor(host, pool, spans)
         nursery.start_soon(executor.preload, settings.load)
         yield executor
         nursery.cancel_scope.cancel()
 
 
 class LlamaExecutor:
-    """See :class:`kwaai_core.Executor`; ``pool`` owns the processes."""
+    """See :class:`kwaai_core.Executor`, and :class:`kwaai_core.span.roles.SpanExecutor`; ``pool``
+    and ``spans`` own the processes."""
 
-    def __init__(self, host: Host, pool: Pool) -> None:
+    def __init__(self, host: Host, pool: Pool, spans: SpanWorkers) -> None:
         self._host = host
         self._pool = pool
+        self._spans = spans
         self._preloading = True
 
     async def models(self) -> Sequence[ModelCard]:
@@ -101,6 +107,20 @@ class LlamaExecutor:
         async with worker.generate(job) as (answer, _):
             yield answer
 
+    def hold(
+        self, card: ModelCard, units: Sequence[Span], *, exact: bool
+    ) -> AbstractAsyncContextManager[SpanHost]:
+        """See :meth:`kwaai_core.span.roles.SpanExecutor.hold`."""
+        return self._spans.hold(card, self._finder(card), units, exact=exact)
+
+    def head(self, card: ModelCard, *, exact: bool) -> AbstractAsyncContextManager[SpanHead]:
+        """See :meth:`kwaai_core.span.roles.SpanExecutor.head`."""
+        return self._spans.head(card, self._finder(card), exact=exact)
+
+    async def fits(self, card: ModelCard, *, exact: bool) -> bool:
+        """See :meth:`kwaai_core.span.roles.SpanExecutor.fits`."""
+        return await self._pool.fits(card, self._finder(card), exact=exact)
+
     def describe(self) -> Mapping[str, Any]:
         """The workers: model, process, plan, engine fingerprint."""
         return {
@@ -114,7 +134,7 @@ class LlamaExecutor:
                     "requests": worker.requests,
                     **worker.facts,
                 }
-                for worker in self._pool.workers()
+                for worker in [*self._pool.workers(), *self._spans.workers()]
             ]
         }
 

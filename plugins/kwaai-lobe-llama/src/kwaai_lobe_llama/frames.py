@@ -27,7 +27,9 @@ class Kind(IntEnum):
     LINK = 3  # JSON: a peer, and how to speak over the socket that was handed over before
     UNLINK = 4
     ROUTE = 5  # JSON: the places over which a session goes from now on
-    DRAIN = 6  # take no more sessions of peers, and ask for those there are to be moved
+    DRAIN = 6  # take no more sessions, and ask for those there are to be moved
+    HOLD = 7  # JSON: slices to load as units
+    HEAD = 8  # JSON: the head to load
     READY = 10  # JSON: what was loaded, and how
     LOADING = 11  # a line about progress
     FATAL = 12  # why the worker cannot serve
@@ -40,6 +42,8 @@ class Kind(IntEnum):
     ASK = 19  # JSON: a session needs a route, or another one
     LOAD = 20  # JSON: how busy the units are
     TIMINGS = 21  # JSON: what each hop of an answer took; before its FINISH
+    LOADED = 22  # JSON: what HOLD or HEAD has loaded
+    UNFIT = 23  # what HOLD or HEAD asked for cannot be loaded, or not exactly; says why
 
 
 class FailureCode(IntEnum):

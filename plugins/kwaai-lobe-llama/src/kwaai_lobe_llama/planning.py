@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kwaai_core import ModelFileError
+from kwaai_core import ModelFileError, Span
 from kwaai_core.gguf import GgufFile
 from kwaai_lobe_llama.architectures import check_architecture
-from kwaai_lobe_llama.plan import PAD, Plan, padded
+from kwaai_lobe_llama.plan import EXACT_CHUNK, PAD, Plan, padded
 from kwaai_lobe_llama.settings import LlamaSettings
 
 DEFAULT_CONTEXT = 8192
@@ -50,6 +50,67 @@ def make_plan(
             f"tokens, and there are {memory >> 20} MiB: set [llama] memory, or context, in "
             "kwaai.toml"
         )
+    plan = _plan(file, digest, settings, gate, context=context, streams=streams, exact=exact)
+    return Planned(plan, weights + per_token * plan.cells * streams)
+
+
+def make_span_plan(
+    file: GgufFile,
+    digest: str,
+    settings: LlamaSettings,
+    units: Sequence[Span],
+    *,
+    exact: bool,
+    memory: int,
+    gate: Path,
+) -> Planned:
+    """The plan for units of a model, and for its head where there are none, within ``memory``.
+
+    Errors: :class:`ModelFileError` where the architecture cannot be run, or not even the smallest
+    context of the units fits.
+    """
+    check_architecture(file)
+    blocks = sum(unit.hi - unit.lo for unit in units)
+    weights = _WORKER_BYTES + sum(
+        tensor.nbytes for tensor in file.tensors if _within(tensor.name, units)
+    )
+    share = blocks / max(file.blocks, 1)
+    per_token = int(kv_bytes_per_token(file, "f16" if exact else settings.kv_type) * share)
+    wanted = settings.context or min(file.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+    context, streams = wanted, settings.streams
+    if blocks:
+        context, streams = _fit(wanted, settings, per_token, memory - weights)
+    if not streams:
+        need = weights + per_token * padded(settings.context or _SMALLEST_CONTEXT)
+        raise ModelFileError(
+            f"{blocks} blocks of {file.path} need at least {_mebibytes(need)} MiB of memory, and "
+            f"there are {memory >> 20} MiB: set [llama] memory, or hold fewer blocks"
+        )
+    plan = replace(
+        _plan(file, digest, settings, gate, context=context, streams=streams, exact=exact),
+        chunk=EXACT_CHUNK,  # so that the chunks of a prompt pass through the hosts like a train
+    )
+    return Planned(plan, weights + per_token * plan.cells * streams)
+
+
+def _within(name: str, units: Sequence[Span]) -> bool:
+    head, _, rest = name.partition(".")
+    block = rest.partition(".")[0]
+    if head != "blk" or not block.isdigit():
+        return False
+    return any(unit.lo <= int(block) < unit.hi for unit in units)
+
+
+def _plan(
+    file: GgufFile,
+    digest: str,
+    settings: LlamaSettings,
+    gate: Path,
+    *,
+    context: int,
+    streams: int,
+    exact: bool,
+) -> Plan:
     plan = Plan(
         path=str(file.path),
         digest=digest,
@@ -63,8 +124,8 @@ def make_plan(
         gate_folder=str(gate),
     )
     if exact:
-        plan = plan.as_exact(**row_limits([t.type for t in file.tensors if len(t.shape) > 1]))
-    return Planned(plan, weights + per_token * plan.cells * streams)
+        return plan.as_exact(**row_limits([t.type for t in file.tensors if len(t.shape) > 1]))
+    return plan
 
 
 def _fit(wanted: int, settings: LlamaSettings, per_token: int, room: int) -> tuple[int, int]:

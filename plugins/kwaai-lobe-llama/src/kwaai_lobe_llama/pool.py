@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -47,6 +48,33 @@ class Pool:
         self._gate = gate
         self._places: list[_Place] = []
         self._sharing = trio.Lock()
+
+    @property
+    def memory(self) -> int:
+        """Bytes for the weights and KV of everything that is loaded."""
+        return self._memory
+
+    async def fits(self, card: ModelCard, path: FindPath, *, exact: bool) -> bool:
+        """Whether the whole of a model can be loaded here at all, others being idle."""
+        try:
+            planned = await self._planned(_Place(card, exact or self._settings.exact), path)
+        except KwaaiError:
+            return False
+        return planned.memory <= self._memory
+
+    @asynccontextmanager
+    async def reserved(self, card: ModelCard, needed: int) -> AsyncIterator[None]:
+        """Keep memory for parts of a model while the context is open.
+
+        Errors: :class:`ModelLoading` where others keep it busy.
+        """
+        place = _Place(replace(card, digest=f"parts of {card.digest}"), False)
+        self._places.append(place)
+        try:
+            await self._make_room(place, needed)
+            yield
+        finally:
+            self._places.remove(place)
 
     @property
     def serving(self) -> bool:

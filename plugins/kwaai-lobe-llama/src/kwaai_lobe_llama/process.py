@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -23,6 +24,7 @@ from kwaai_core import (
     KwaaiError,
     ModelFileError,
     ModelLoading,
+    Report,
     RequestError,
     RequestTooLarge,
     Usage,
@@ -46,18 +48,26 @@ from kwaai_lobe_llama.frames import (
 )
 from kwaai_lobe_llama.plan import Plan
 
+if TYPE_CHECKING:
+    from kwaai_core.span.roles import Routing
+
 log = logging.getLogger(__name__)
 
 _LONGEST_LINE = 1000  # bytes of what a process says to stderr
 
 
 @dataclass(eq=False, slots=True)
-class _Request:
-    job: bytes = b""
+class Request:
+    """An answer that a worker is giving; ``routing`` says where it goes, if it has to go anywhere,
+    and ``scope`` is where that is asked."""
+
     answer: Answer = field(default_factory=Answer)
     accepted: trio.Event = field(default_factory=trio.Event)
     digest: bytes = b""
     prompt_field: str = "messages"
+    report: Report | None = None
+    routing: Routing | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Worker:
@@ -77,9 +87,9 @@ class Worker:
         self.error: KwaaiError | None = None
         self.pid = 0
         self._spin = spin
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Request] = {}
         self._numbers = count(1)
-        self._out, self._to_write = trio.open_memory_channel[tuple[Kind, int]](float("inf"))
+        self._out, self._to_write = trio.open_memory_channel[tuple[Kind, int, bytes]](float("inf"))
         self._last_words: deque[str] = deque(maxlen=8)
 
     @property
@@ -121,16 +131,21 @@ class Worker:
         fd = connection.fileno()
         module = f"{__package__}.worker"
         # -P: a queue.py where the node was started is none of Python's
-        command = [sys.executable, "-P", "-m", module, str(fd), self.plan.to_json()]
+        words, more = self._arguments()
+        command = [sys.executable, "-P", "-m", module, str(fd), *words]
         environment = {"GOMP_SPINCOUNT": str(self._spin)} | os.environ
         return await trio.lowlevel.open_process(
             command,
-            pass_fds=[fd],
+            pass_fds=[fd, *more],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
+
+    def _arguments(self) -> tuple[list[str], list[int]]:
+        """What the process is told, and the descriptors that it inherits besides."""
+        return [self.plan.to_json()], []
 
     async def _serve(self, process: trio.Process, stream: trio.SocketStream) -> None:
         try:
@@ -151,11 +166,9 @@ class Worker:
 
     async def _write(self, stream: trio.SocketStream) -> None:
         try:
-            async for kind, number in self._to_write:
-                if kind is Kind.CANCEL:
-                    await stream.send_all(frame(kind, number))
-                elif (request := self._requests.get(number)) is not None:  # it has not left yet
-                    await stream.send_all(frame(kind, number, request.job))
+            async for kind, number, payload in self._to_write:
+                if kind is not Kind.GENERATE or number in self._requests:  # it has not left yet
+                    await stream.send_all(frame(kind, number, payload))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader sees the end of the process too, and says so
 
@@ -199,7 +212,7 @@ class Worker:
         elif (request := self._requests.get(number)) is not None:
             self._answer(request, kind, payload)
 
-    def _answer(self, request: _Request, kind: Kind, payload: bytes) -> None:
+    def _answer(self, request: Request, kind: Kind, payload: bytes) -> None:
         if kind is Kind.TEXT:
             tokens, text = decode_text(payload)
             request.answer.put(Delta(text, tokens))
@@ -207,7 +220,8 @@ class Worker:
             end = decode_finish(payload)
             usage = Usage(end.prompt_tokens, end.completion_tokens, end.cached_tokens)
             request.digest = end.digest
-            request.answer.put(Delta("", 0, end.reason, usage))  # type: ignore[arg-type]
+            last = Delta("", 0, end.reason, usage, request.report)  # type: ignore[arg-type]
+            request.answer.put(last)
         elif kind is Kind.ACCEPTED:
             request.accepted.set()
         elif kind is Kind.FAILED:
@@ -227,7 +241,9 @@ class Worker:
         )
 
     @asynccontextmanager
-    async def generate(self, job: Job) -> AsyncIterator[tuple[Answer, _Request]]:
+    async def generate(
+        self, job: Job, routing: Routing | None = None
+    ) -> AsyncIterator[tuple[Answer, Request]]:
         """Open the answer to a job; entering returns once it is accepted.
 
         Leaving cancels it at once where it has not ended. Errors: :class:`RequestError` on
@@ -235,29 +251,34 @@ class Worker:
         """
         if self.ended.is_set():
             raise self.error or self._lost("was stopped")
-        request = _request(job)
+        payload = _payload(job)
+        request = Request(prompt_field=_prompt_field(job), routing=routing)
         number = next(self._numbers) & 0xFFFFFFFF
         self._requests[number] = request
         try:
-            self._out.send_nowait((Kind.GENERATE, number))
+            self._out.send_nowait((Kind.GENERATE, number, payload))
             await request.accepted.wait()
             request.answer.check()
             yield request.answer, request
         finally:
             del self._requests[number]
+            request.scope.cancel()
             if not request.answer.ended:
-                self._out.send_nowait((Kind.CANCEL, number))
+                self._out.send_nowait((Kind.CANCEL, number, b""))
 
 
-def _request(job: Job) -> _Request:
-    prompt_field = "prompt" if isinstance(job.prompt, str) else "messages"
+def _prompt_field(job: Job) -> str:
+    return "prompt" if isinstance(job.prompt, str) else "messages"
+
+
+def _payload(job: Job) -> bytes:
     payload = encode_job(job)
     if len(payload) > MAX_PAYLOAD:
         raise RequestTooLarge(
             f"the prompt takes {len(payload)} bytes, over the limit of {MAX_PAYLOAD}: shorten it",
-            param=prompt_field,
+            param=_prompt_field(job),
         )
-    return _Request(payload, prompt_field=prompt_field)
+    return payload
 
 
 def _refusal(failure: Failure, field_: str) -> KwaaiError:

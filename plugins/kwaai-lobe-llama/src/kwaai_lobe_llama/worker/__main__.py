@@ -1,4 +1,7 @@
-"""``python -m kwaai_lobe_llama.worker FD PLAN``: serve one model over an inherited socket."""
+"""``python -m kwaai_lobe_llama.worker FD PLAN [SOCKETS]``: serve a model over an inherited socket.
+
+With a second one, over which sockets are handed over, the plan is one of spans.
+"""
 
 import os
 import signal
@@ -6,7 +9,6 @@ import socket
 import sys
 
 from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.worker.whole import WholeServer
 
 
 def main() -> None:
@@ -17,7 +19,16 @@ def main() -> None:
     sys.setswitchinterval(0.0005)  # the computing thread waits no longer for the reading one
     connection = socket.socket(fileno=int(sys.argv[1]))
     try:
-        WholeServer(connection).run(Plan.from_json(sys.argv[2]))
+        if len(sys.argv) > 3:  # each imports only what it needs
+            from kwaai_lobe_llama.span_plan import SpanPlan
+            from kwaai_lobe_llama.worker.span_server import SpanServer
+
+            sockets = socket.socket(fileno=int(sys.argv[3]))
+            SpanServer(connection, sockets).run(SpanPlan.from_json(sys.argv[2]))
+        else:
+            from kwaai_lobe_llama.worker.whole import WholeServer
+
+            WholeServer(connection).run(Plan.from_json(sys.argv[2]))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the node is gone
     sys.stdout.flush()

@@ -11,6 +11,7 @@ import ctypes
 import importlib.util
 import sys
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,20 @@ else:
         sys.modules["llama_cpp"] = package
     from llama_cpp import llama_cpp as C
 
-__all__ = ["ABORT_WHEN_SET", "KV_TYPES", "C", "capture_log"]
+__all__ = ["ABORT_WHEN_SET", "KV_TYPES", "C", "capture_log", "ggml"]
+
+ggml = ctypes.CDLL(str(Path(sys.modules["llama_cpp"].__path__[0], "lib", "libggml-base.so.0")))
+"""ggml's own library, which the bindings do not cover: tensors of a graph, and types."""
+
+ggml.ggml_get_name.argtypes, ggml.ggml_get_name.restype = [ctypes.c_void_p], ctypes.c_char_p
+ggml.ggml_nbytes.argtypes, ggml.ggml_nbytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+ggml.ggml_backend_tensor_get.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+]
+ggml.ggml_backend_tensor_get.restype = None
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8, "bf16": 30}
 """Numbers of ``enum ggml_type`` that a KV cache may have here."""

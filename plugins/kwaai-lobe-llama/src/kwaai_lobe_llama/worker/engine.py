@@ -1,28 +1,14 @@
-"""One model and one context of llama.cpp: tokens in, logits out, KV by stream.
-
-Everything here is called from one thread, but for :meth:`Engine.tokenise`, :meth:`Engine.piece`
-(which read an immutable vocabulary) and :meth:`Engine.abort`.
-"""
+"""A whole model on llama.cpp: tokens in, logits out."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.worker.bindings import ABORT_WHEN_SET, KV_TYPES, C, capture_log
-
-_ABORTED = 2
-
-
-class EngineError(Exception):
-    """llama.cpp refused a model, a context or a call; the message has what it logged."""
-
-
-class Aborted(Exception):
-    """A call was stopped by :meth:`Engine.abort`; its rows are not in the KV cache."""
+from kwaai_lobe_llama.worker.bindings import C
+from kwaai_lobe_llama.worker.loaded import Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,92 +21,13 @@ class Row:
     output: bool = True
 
 
-class Engine:
-    """A loaded model with its context.
-
-    Resources: the caller closes it (:meth:`close`), or the process ends.
-    Errors: :class:`EngineError` where the model or its context cannot be made.
-    """
+class Engine(Loaded):
+    """A loaded model that is whole."""
 
     def __init__(self, plan: Plan) -> None:
-        self._log = capture_log()
-        C.llama_backend_init()
-        self.model = self._load(plan)
-        self.plan = plan = _within_nature(self.model, plan)
-        self.context = self._open(plan)
-        self.vocabulary = C.llama_model_get_vocab(self.model)
-        self.n_vocab = C.llama_vocab_n_tokens(self.vocabulary)
-        self.memory = C.llama_get_memory(self.context)
-        self._rows = _Batch(max(plan.chunk, plan.streams + 1))
-        self._pieces: dict[int, bytes] = {}
-
-    def _load(self, plan: Plan) -> C.llama_model_p:
-        params = C.llama_model_default_params()
-        params.n_gpu_layers = plan.gpu_layers
-        params.use_extra_bufts = plan.repack
-        model: C.llama_model_p = C.llama_model_load_from_file(os.fsencode(plan.path), params)
-        if not model:
-            raise EngineError(f"llama.cpp cannot load {plan.path}: {self._why()}")
-        return model
-
-    def _open(self, plan: Plan) -> C.llama_context_p:
-        params = C.llama_context_default_params()
-        params.n_ctx = plan.cells * plan.streams
-        params.n_seq_max = plan.streams
-        params.n_batch = params.n_ubatch = max(plan.chunk, plan.streams + 1)
-        params.n_outputs_max = plan.streams + 1  # logits of a whole chunk would cost 300 MB
-        params.n_threads = params.n_threads_batch = plan.threads
-        params.flash_attn_type = 1 if plan.flash_attention else 0
-        params.kv_unified = plan.unified
-        # a smaller cache of a sliding window forgets, and truncation then lies about it
-        params.swa_full = True
-        params.type_k, params.type_v = KV_TYPES[plan.k_type], KV_TYPES[plan.v_type]
-        self._abort = ctypes.create_string_buffer(2)
-        params.abort_callback = ABORT_WHEN_SET
-        params.abort_callback_data = ctypes.addressof(self._abort)
-        context: C.llama_context_p = C.llama_init_from_model(self.model, params)
-        if not context:
-            raise EngineError(
-                f"llama.cpp cannot make a context of {plan.streams} × {plan.context} tokens: "
-                f"{self._why()}"
-            )
-        return context
-
-    def _why(self) -> str:
-        return "; ".join(self._log[-3:]) or "it gave no reason"
-
-    def close(self) -> None:
-        """Free the context and the model."""
-        C.llama_free(self.context)
-        C.llama_model_free(self.model)
-
-    def tokenise(self, text: str, *, special: bool = True) -> list[int]:
-        """The tokens of a text, with the model's own first token; ``special`` parses the others."""
-        data = text.encode("utf-8", "replace")
-        size = len(data) + 8
-        while True:
-            tokens = (C.llama_token * size)()
-            n = C.llama_tokenize(self.vocabulary, data, len(data), tokens, size, True, special)
-            if n >= 0:
-                return tokens[:n]
-            size = -n
-
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; none for control tokens."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            buffer = ctypes.create_string_buffer(256)
-            n = C.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, False)
-            if n < 0:
-                buffer = ctypes.create_string_buffer(-n)
-                n = C.llama_token_to_piece(self.vocabulary, token, buffer, -n, 0, False)
-            piece = self._pieces[token] = buffer.raw[: max(n, 0)]
-        return piece
-
-    def special_text(self, token: int) -> str:
-        """How a special token is written in a text, or nothing where there is no such token."""
-        text = C.llama_vocab_get_text(self.vocabulary, token) if token >= 0 else None
-        return text.decode("utf-8", "replace") if text else ""
+        # logits of a whole chunk would cost 300 MB
+        super().__init__(plan, plan.streams + 1)
+        self._rows = _Batch(max(self.plan.chunk, self.plan.streams + 1))
 
     def decode(self, rows: Sequence[Row]) -> None:
         """Run rows; the logits of those that are outputs are then in the order of the rows.
@@ -128,69 +35,12 @@ class Engine:
         Errors: :class:`Aborted`; :class:`EngineError` where llama.cpp fails.
         """
         self._rows.fill(rows)
-        self._run(len(rows))
+        self._run(self._rows.sized(len(rows)))
 
     def prefill(self, tokens: Sequence[int], position: int, stream: int, *, output: bool) -> None:
         """Run consecutive tokens of one stream; ``output``: the logits of the last are wanted."""
         self._rows.fill_run(tokens, position, stream, output)
-        self._run(len(tokens))
-
-    def _run(self, n: int) -> None:
-        self._rows.batch.n_tokens = n
-        result = C.llama_decode(self.context, self._rows.batch)
-        if result == _ABORTED:
-            raise Aborted
-        if result:
-            raise EngineError(f"llama_decode of {n} rows failed with {result}: {self._why()}")
-
-    def abort(self) -> None:
-        """From another thread: stop the call under way, at its next operation."""
-        self._abort[0] = b"\1"
-
-    def arm(self) -> None:
-        """Let calls run again after :meth:`abort`."""
-        self._abort[0] = b"\0"
-
-    def logits(self, row: int) -> bytes:
-        """The logits of a row of the last call: ``(n_vocab,) float32``, as bytes."""
-        return ctypes.string_at(C.llama_get_logits_ith(self.context, row), self.n_vocab * 4)
-
-    def is_end(self, token: int) -> bool:
-        """Whether a token ends an answer."""
-        return bool(C.llama_vocab_is_eog(self.vocabulary, token))
-
-    def forget(self) -> None:
-        """Empty all streams and fill their cells with zeros."""
-        C.llama_memory_clear(self.memory, True)
-
-    def truncate(self, stream: int, length: int) -> bool:
-        """Drop what a stream holds from ``length`` on; False where its past cannot be trusted.
-
-        A cache with a sliding window answers True although it has forgotten what lies before the
-        window, so the first position is asked for.
-        """
-        if not C.llama_memory_seq_rm(self.memory, stream, length, -1):
-            C.llama_memory_seq_rm(self.memory, stream, -1, -1)
-            return length == 0
-        return length == 0 or C.llama_memory_seq_pos_min(self.memory, stream) == 0
-
-
-def _within_nature(model: C.llama_model_p, plan: Plan) -> Plan:
-    """The plan as far as this kind of model allows; :class:`EngineError` where not at all.
-
-    A recurrent state cannot be cut back by a few tokens, so such a model has one stream, which
-    never carries a dummy row, and no exactness.
-    """
-    if C.llama_model_has_encoder(model) or C.llama_model_is_diffusion(model):
-        raise EngineError(f"{plan.path} is no model that continues a text, token by token")
-    if C.llama_model_is_recurrent(model) or C.llama_model_is_hybrid(model):
-        if plan.exact:
-            raise EngineError(
-                f"{plan.path} keeps a recurrent state, which cannot be replayed in parts: it "
-                "cannot be exact; set [llama] exact = false"
-            )
-        return replace(plan, streams=1, max_rows=1)
-    return plan
+        self._run(self._rows.sized(len(tokens)))
 
 
 class _Batch:
@@ -215,6 +65,10 @@ class _Batch:
             seq_id=ctypes.cast(self._pointers, ctypes.POINTER(pointer)),
             logits=ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
         )
+
+    def sized(self, rows: int) -> C.llama_batch:
+        self.batch.n_tokens = rows
+        return self.batch
 
     def fill(self, rows: Sequence[Row]) -> None:
         for i, row in enumerate(rows):

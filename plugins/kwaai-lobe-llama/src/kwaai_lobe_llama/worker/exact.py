@@ -36,7 +36,8 @@ whole chunks, remainders and lone rows, and answers that pass position 256 and 5
 ANSWER = 15
 """Tokens of each answer: replayed in calls of 3, 4 and 7 rows, and one more to compare."""
 
-_REPLAYED = (3, 4, 7)
+REPLAYED = (3, 4, 7)
+"""Rows of the calls in which an answer is replayed."""
 
 
 class NotExact(Exception):
@@ -137,7 +138,7 @@ def _replay(engine: Engine, prompt: list[int], tokens: list[int], trace: _Trace)
     """Run the answer's tokens again, several rows a call, as a lost session is rebuilt."""
     engine.truncate(0, len(prompt))
     differences, done = [], 0
-    for rows in _REPLAYED:
+    for rows in REPLAYED:
         rows = max(1, min(rows, engine.plan.max_rows))
         if rows < engine.plan.min_rows:
             break
@@ -158,7 +159,7 @@ def pass_gate(
     """
     if plan.streams < max(2, plan.min_rows):
         raise NotExact("[llama] memory has room for one session only, and exactness needs two")
-    known = _recall(plan, key)
+    known = recall(plan, key)
     if known is not None:
         return open_engine(replace(plan, max_rows=known))
     report(
@@ -170,7 +171,7 @@ def pass_gate(
         engine = open_engine(replace(plan, max_rows=rows))
         differences = check(engine, report=report)
         if not differences:
-            _remember(plan, key, rows)
+            remember(plan, key, rows)
             taken = time.monotonic() - began
             report(f"exactness: passed in {taken:.1f} s, with calls of up to {rows} rows")
             return engine
@@ -185,7 +186,8 @@ def _file(plan: Plan, key: str) -> Path | None:
     return Path(plan.gate_folder, f"{name[:32]}.json") if plan.gate_folder else None
 
 
-def _recall(plan: Plan, key: str) -> int | None:
+def recall(plan: Plan, key: str) -> int | None:
+    """The row limit that was found before for what ``key`` names."""
     file = _file(plan, key)
     try:
         rows = json.loads(file.read_text())["max_rows"] if file else None
@@ -194,7 +196,8 @@ def _recall(plan: Plan, key: str) -> int | None:
     return rows if isinstance(rows, int) and plan.min_rows <= rows <= plan.max_rows else None
 
 
-def _remember(plan: Plan, key: str, rows: int) -> None:
+def remember(plan: Plan, key: str, rows: int) -> None:
+    """Keep the row limit that was found for what ``key`` names."""
     file = _file(plan, key)
     if file is not None:
         part = file.with_suffix(".part")

@@ -6,7 +6,7 @@ import hashlib
 
 from kwaai_lobe_llama.frames import Failure, FailureCode, Job
 from kwaai_lobe_llama.worker.bindings import C
-from kwaai_lobe_llama.worker.engine import Engine
+from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.sampler import Sampler
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
@@ -26,7 +26,7 @@ class Refusal(Exception):
 class Intake:
     """From jobs to sessions: the template, the tokens, the room in the context."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Loaded) -> None:
         self._engine = engine
         vocabulary = engine.vocabulary
         self._bos = engine.special_text(C.llama_vocab_bos(vocabulary))

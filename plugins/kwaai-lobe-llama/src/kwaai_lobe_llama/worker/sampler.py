@@ -6,7 +6,7 @@ import secrets
 
 from kwaai_core import Sampling
 from kwaai_lobe_llama.worker.bindings import C
-from kwaai_lobe_llama.worker.engine import Engine
+from kwaai_lobe_llama.worker.loaded import Loaded
 
 _LEAST_TEMPERATURE = 1e-20
 """Below it a logit over the temperature may be infinite, and the draw is then of anything."""
@@ -20,7 +20,7 @@ class Sampler:
         for link in _links(sampling):
             C.llama_sampler_chain_add(self._chain, link)
 
-    def sample(self, engine: Engine, row: int) -> int:
+    def sample(self, engine: Loaded, row: int) -> int:
         """Draw a token from the logits of a row of the engine's last call."""
         return int(C.llama_sampler_sample(self._chain, engine.context, row))
 

@@ -13,8 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from kwaai_lobe_llama.worker.engine import Aborted, Engine, Row
+from kwaai_lobe_llama.worker.engine import Engine, Row
 from kwaai_lobe_llama.worker.grouping import groups
+from kwaai_lobe_llama.worker.loaded import Aborted
 from kwaai_lobe_llama.worker.telling import Session, Sink, Stream, Teller
 
 STALL_SECONDS = 0.1

@@ -25,8 +25,8 @@ from kwaai_lobe_llama.frames import (
     encode_finish,
     encode_text,
 )
-from kwaai_lobe_llama.worker.engine import Engine
 from kwaai_lobe_llama.worker.intake import Intake, Refusal
+from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.telling import Session
 
@@ -53,7 +53,7 @@ class Server(ABC):
     def _control(self, kind: Kind, number: int, payload: bytes) -> None:
         """Take a frame that is neither a job nor its end; called by the thread that reads."""
 
-    def _take_answers(self, engine: Engine) -> None:
+    def _take_answers(self, engine: Loaded) -> None:
         """From now on take the jobs that have come."""
         self._intake = Intake(engine)
         self._start(self._take_jobs)

@@ -9,7 +9,7 @@ from math import inf
 from typing import Protocol
 
 from kwaai_lobe_llama.frames import Finish
-from kwaai_lobe_llama.worker.engine import Engine
+from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.sampler import Sampler
 from kwaai_lobe_llama.worker.text import TextAssembler
 
@@ -76,7 +76,7 @@ class Teller:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Loaded,
         sink: Sink,
         *,
         endless: bool = False,

@@ -8,9 +8,10 @@ import socket
 
 from kwaai_lobe_llama.frames import FrameError, Kind
 from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.worker.engine import Engine, EngineError, Row
+from kwaai_lobe_llama.worker.engine import Engine, Row
 from kwaai_lobe_llama.worker.exact import NotExact, pass_gate
 from kwaai_lobe_llama.worker.fingerprint import describe, fingerprint
+from kwaai_lobe_llama.worker.loaded import EngineError
 from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.residency import release_zero_pages
 from kwaai_lobe_llama.worker.scheduler import Scheduler
@@ -66,7 +67,7 @@ def _load(plan: Plan, outbox: Outbox) -> tuple[Engine, bytes]:
         engine.forget()  # what the gate left
     release_zero_pages()
     ready = {
-        "fingerprint": fingerprint(description, engine.plan.max_rows),
+        "fingerprint": fingerprint(description),
         "engine": description,
         "max_rows": engine.plan.max_rows,
     }

@@ -1,0 +1,286 @@
+"""Spans of models: slices made, worker processes kept, and what a router is given of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from kwaai_core import (
+    DataChannel,
+    Delta,
+    GenerateRequest,
+    KwaaiError,
+    ModelCard,
+    Span,
+    WorkerLost,
+)
+from kwaai_core.gguf import GgufFile, read_gguf
+from kwaai_core.span.roles import Routing, SpanFacts, SpanLoad
+from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.planning import Planned, make_span_plan
+from kwaai_lobe_llama.pool import FindPath, Pool
+from kwaai_lobe_llama.settings import LlamaSettings
+from kwaai_lobe_llama.slicing import slice_head, slice_span
+from kwaai_lobe_llama.span_plan import SpanPlan, UnitFile
+from kwaai_lobe_llama.span_process import SpanWorker
+
+log = logging.getLogger(__name__)
+
+RESTART_SECONDS = 2.0
+JOURNAL_BYTES = 512 << 20
+
+
+@dataclass(eq=False, slots=True)
+class _Shop:
+    """The one worker of spans that a model has in one mode, and what it shall have loaded.
+
+    ``users`` hold it or its head; it ends with the last of them.
+    """
+
+    file: GgufFile
+    plan: SpanPlan
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    changed: trio.Event = field(default_factory=trio.Event)
+    users: int = 0
+    units: tuple[UnitFile, ...] = ()
+    head: Path | None = None
+    worker: SpanWorker | None = None
+    rows: int = 0
+    error: KwaaiError | None = None
+
+    async def serving(self) -> SpanWorker:
+        """The process, with everything loaded that it shall have. Errors: why there is none."""
+        while self.worker is None:
+            if self.error is not None:
+                raise self.error
+            await self.changed.wait()
+        return self.worker
+
+    def change(self, worker: SpanWorker | None, error: KwaaiError | None = None) -> None:
+        self.worker, self.error = worker, error
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def facts(self) -> SpanFacts:
+        """What is said of it to others."""
+        plan = self.plan.plan
+        fingerprint = self.worker.facts.get("fingerprint", "") if self.worker else ""
+        return SpanFacts(
+            self.plan.width,
+            self.file.blocks,
+            plan.exact,
+            str(fingerprint),
+            plan.chunk,
+            self.rows if plan.exact else 1,
+            plan.cells - 1,
+        )
+
+
+class SpanWorkers:
+    """See :class:`kwaai_core.span.roles.SpanExecutor`; ``nursery`` owns the processes."""
+
+    def __init__(
+        self, nursery: trio.Nursery, settings: LlamaSettings, pool: Pool, state: Path
+    ) -> None:
+        self._nursery = nursery
+        self._settings = settings
+        self._pool = pool
+        self._state = state
+        self._shops: dict[tuple[str, bool], _Shop] = {}
+        self._opening = trio.Lock()
+
+    def workers(self) -> list[SpanWorker]:
+        """The processes there are now."""
+        return [shop.worker for shop in self._shops.values() if shop.worker is not None]
+
+    @asynccontextmanager
+    async def hold(
+        self, card: ModelCard, path: FindPath, units: Sequence[Span], *, exact: bool
+    ) -> AsyncIterator[LlamaSpanHost]:
+        """See :meth:`kwaai_core.span.roles.SpanExecutor.hold`."""
+        file = await _read(path)
+        planned = make_span_plan(
+            file,
+            card.digest,
+            self._settings,
+            units,
+            exact=exact,
+            memory=self._pool.memory,
+            gate=self._state / "exact",
+        )
+        async with (
+            self._pool.reserved(card, planned.memory),
+            self._shop(card, file, planned, exact) as shop,
+        ):
+            slices = await self._sliced(file, card, units)
+            shop.rows = await (await shop.serving()).hold(slices)
+            shop.units = tuple(slices)
+            try:
+                yield LlamaSpanHost(shop, tuple(units))
+            finally:
+                shop.units = ()
+
+    async def _sliced(
+        self, file: GgufFile, card: ModelCard, units: Sequence[Span]
+    ) -> list[UnitFile]:
+        folder = self._state / "slices"
+        slices = []
+        for unit in units:
+            make = partial(slice_span, file, card.digest, unit, folder)
+            slices.append(UnitFile(unit, str(await trio.to_thread.run_sync(make))))
+        return slices
+
+    @asynccontextmanager
+    async def head(
+        self, card: ModelCard, path: FindPath, *, exact: bool
+    ) -> AsyncIterator[LlamaSpanHead]:
+        """See :meth:`kwaai_core.span.roles.SpanExecutor.head`."""
+        file = await _read(path)
+        planned = make_span_plan(
+            file,
+            card.digest,
+            self._settings,
+            (),
+            exact=exact,
+            memory=self._pool.memory,
+            gate=self._state / "exact",
+        )
+        async with self._shop(card, file, planned, exact) as shop:
+            if shop.head is None:
+                make = partial(slice_head, file, card.digest, self._state / "slices")
+                path_of_head = await trio.to_thread.run_sync(make)
+                shop.rows = await (await shop.serving()).head(path_of_head)
+                shop.head = path_of_head
+            yield LlamaSpanHead(shop)
+
+    @asynccontextmanager
+    async def _shop(
+        self, card: ModelCard, file: GgufFile, planned: Planned, exact: bool
+    ) -> AsyncIterator[_Shop]:
+        key = (card.digest, exact)
+        shop = self._shops.get(key)
+        if shop is None:
+            width = file.embedding_length
+            plan = SpanPlan(planned.plan, width, self._settings.streams, JOURNAL_BYTES)
+            shop = self._shops[key] = _Shop(file, plan)
+            self._nursery.start_soon(self._keep, card.id, shop)
+        shop.users += 1
+        try:
+            yield shop
+        finally:
+            shop.users -= 1
+            if not shop.users:
+                del self._shops[key]
+                shop.scope.cancel()
+
+    async def _keep(self, name: str, shop: _Shop) -> None:
+        """Run the process, and run it again with what it had when it dies."""
+        with shop.scope:
+            while True:
+                await self._run(name, shop)
+                await trio.sleep(RESTART_SECONDS)
+
+    async def _run(self, name: str, shop: _Shop) -> None:
+        worker = SpanWorker(name, shop.plan, spin=self._settings.spin)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._load, shop, worker)
+                await worker.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            lost = WorkerLost(
+                f"the process that computes spans of {name} is being started again",
+                retry_after=RESTART_SECONDS,
+            )
+            shop.change(None, worker.error or lost)
+        log.error("%s: %s", name, worker.error)
+
+    async def _load(self, shop: _Shop, worker: SpanWorker) -> None:
+        """Give a new process what the last one had."""
+        await worker.ready.wait()
+        try:
+            if shop.units:
+                shop.rows = await worker.hold(shop.units)
+            if shop.head is not None:
+                shop.rows = await worker.head(shop.head)
+        except KwaaiError as error:
+            shop.change(None, error)
+            return
+        if worker.serving:
+            shop.change(worker)
+
+
+async def _read(path: FindPath) -> GgufFile:
+    return await trio.to_thread.run_sync(read_gguf, await path())
+
+
+async def _worker_for(channel: DataChannel, shop: _Shop) -> SpanWorker:
+    """The process that shall have a channel, whose socket is closed where there is none."""
+    try:
+        return await shop.serving()
+    except BaseException:
+        channel.socket.close()
+        raise
+
+
+class LlamaSpanHost:
+    """See :class:`kwaai_core.span.roles.SpanHost`."""
+
+    def __init__(self, shop: _Shop, units: tuple[Span, ...]) -> None:
+        self._shop = shop
+        self.units: Sequence[Span] = units
+
+    @property
+    def facts(self) -> SpanFacts:
+        return self._shop.facts()
+
+    def load(self) -> SpanLoad:
+        worker = self._shop.worker
+        return worker.load if worker is not None else SpanLoad(0, 0, 0, (), ())
+
+    async def serve(self, peer: str, channel: DataChannel) -> None:
+        worker = await _worker_for(channel, self._shop)
+        async with worker.link(peer, channel, hosting=True) as number:
+            await worker.link_gone(number)
+
+    async def drain(self) -> None:
+        worker = await self._shop.serving()
+        worker.drain()
+        while worker.serving and worker.load.sessions:  # noqa: ASYNC110  # a poll of a number
+            await trio.sleep(0.1)
+
+
+class LlamaSpanHead:
+    """See :class:`kwaai_core.span.roles.SpanHead`."""
+
+    def __init__(self, shop: _Shop) -> None:
+        self._shop = shop
+
+    @property
+    def facts(self) -> SpanFacts:
+        return self._shop.facts()
+
+    @asynccontextmanager
+    async def link(self, peer: str, channel: DataChannel) -> AsyncIterator[int]:
+        worker = await _worker_for(channel, self._shop)
+        async with worker.link(peer, channel, hosting=False) as number:
+            yield number
+
+    def lost(self, link: int) -> bool:
+        worker = self._shop.worker
+        return worker is None or worker.link_lost(link)
+
+    @asynccontextmanager
+    async def generate(
+        self, request: GenerateRequest, routing: Routing
+    ) -> AsyncIterator[trio.abc.ReceiveChannel[Delta]]:
+        worker = await self._shop.serving()
+        job = Job(request.prompt, request.sampling, request.stop, request.max_tokens)
+        async with worker.generate(job, routing) as (answer, _):
+            yield answer

@@ -1,0 +1,56 @@
+"""What a worker of spans is given, at its start and later."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from kwaai_core import Span
+from kwaai_lobe_llama.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFile:
+    """A slice on disk, and the blocks in it."""
+
+    span: Span
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SpanPlan:
+    """``plan`` is for every engine but its ``path``, which is the whole model's. ``per_peer``
+    sessions of one peer are served, and all journals together have at most ``journal`` bytes."""
+
+    plan: Plan
+    width: int
+    per_peer: int
+    journal: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> SpanPlan:
+        fields = json.loads(text)
+        return cls(**fields | {"plan": Plan(**fields["plan"])})
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPlan:
+    """How to speak over a socket: to whom, as host or as owner of the sessions, and the
+    certificates, none where another process of this node carries the bytes."""
+
+    peer: str
+    hosting: bool
+    server: bool
+    certificate: str = ""
+    key: str = ""
+    trusted: str = ""
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> LinkPlan:
+        return cls(**json.loads(text))

@@ -1,0 +1,195 @@
+"""The owner's half of a span worker: answers over chains of spans, and the head that ends them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from kwaai_core.span.chain import Chain, Settings
+from kwaai_core.span.frames import Frame
+from kwaai_core.span.hop import Blame, Hop, Place, Trouble
+from kwaai_core.span.host import SendFrame
+from kwaai_core.span.journal import Budget
+from kwaai_core.span.watch import Pace
+from kwaai_lobe_llama.worker.span_engine import HeadEngine
+from kwaai_lobe_llama.worker.telling import Session, Sink, Teller
+
+
+class Ask(Protocol):
+    """Asks for the places of a session of so many tokens."""
+
+    def __call__(
+        self, number: int, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
+    ) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """One answer in the making. ``asked``: its router has still to say where it goes;
+    ``reported`` are the places of this epoch that were said to be slow, or leaving."""
+
+    session: Session
+    chain: Chain
+    room: int
+    asked: bool = False
+    reported: set[Place] = field(default_factory=set)
+
+
+class Heading:
+    """Answers of one model. One thread calls all of it."""
+
+    def __init__(
+        self,
+        head: HeadEngine,
+        embed: Callable[[Sequence[int]], bytes],
+        settings: Settings,
+        budget: Budget,
+        send: SendFrame,
+        sink: Sink,
+        ask: Ask,
+    ) -> None:
+        self._head = head
+        self._embed = embed
+        self._settings = settings
+        self._budget = budget
+        self._send = send
+        self._ask_for_route = ask
+        self._teller = Teller(head, sink)
+        self._paces: dict[Place, Pace] = {}
+        self._answers: dict[int, Answer] = {}
+        self._hops: dict[tuple[int, int], Answer] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is any answer in the making."""
+        return bool(self._answers)
+
+    def hops(self, number: int) -> Sequence[Hop]:
+        """The hops of an answer, with what they took so far."""
+        return self._answers[number].chain.hops
+
+    def open(self, session: Session) -> None:
+        """Begin an answer, as soon as there is a route for it."""
+        if session.cancelled:
+            session.sampler.close()
+            return
+        room = len(session.prompt) + session.limit
+        chain = Chain(
+            replace(self._settings, room=room),
+            self._embed,
+            self._send,
+            self._budget,
+            pace=self._pace,
+        )
+        answer = self._answers[session.number] = Answer(session, chain, room)
+        self._ask(answer, [])
+
+    def _pace(self, place: Place) -> Pace:
+        return self._paces.setdefault(place, Pace())
+
+    def route(self, number: int, places: Sequence[Place]) -> None:
+        """An answer goes over these places from now on."""
+        answer = self._answers.get(number)
+        if answer is None:
+            return
+        chain, answer.asked = answer.chain, False
+        failed = {trouble.place for trouble in chain.trouble}
+        if chain.hops and not failed and [hop.place for hop in chain.hops] == list(places):
+            return  # what is slow is still the best there is
+        first = not chain.hops
+        chain.route(places, time.monotonic())
+        answer.reported.clear()
+        self._name_hops(answer)
+        if first:
+            chain.add(answer.session.prompt, time.monotonic())
+
+    def _name_hops(self, answer: Answer) -> None:
+        for key in [key for key, other in self._hops.items() if other is answer]:
+            del self._hops[key]
+        for hop in answer.chain.hops:
+            self._hops[_link(hop.place), hop.session] = answer
+
+    def receive(self, link: int, frame: Frame) -> None:
+        """Take a frame of a host."""
+        answer = self._hops.get((link, frame.session))
+        if answer is not None:
+            answer.chain.receive(frame.session, frame, time.monotonic())
+            self._look_at(answer)
+
+    def beat(self, link: int, frame: Frame) -> None:
+        """Take a heartbeat of a host."""
+        for answer in self._answers.values():
+            answer.chain.beat(link, frame)
+
+    def lose(self, link: int, reason: str) -> None:
+        """A link is gone."""
+        for answer in list(self._answers.values()):
+            answer.chain.lose(link, reason)
+            self._look_at(answer)
+        for place in [place for place in self._paces if _link(place) == link]:
+            del self._paces[place]
+
+    def leave(self, link: int) -> None:
+        """The host at the other end of a link is about to leave."""
+        for answer in list(self._answers.values()):
+            places = [hop.place for hop in answer.chain.hops if _link(hop.place) == link]
+            self._report(answer, places, Blame.LEAVING, "it is about to leave")
+
+    def tick(self) -> None:
+        """Look at the time."""
+        now = time.monotonic()
+        for answer in list(self._answers.values()):
+            answer.chain.tick(now)
+            self._look_at(answer)
+            self._report(answer, answer.chain.slow(now), Blame.SLOW, "it takes long")
+
+    def _look_at(self, answer: Answer) -> None:
+        if answer.chain.trouble and not answer.asked:
+            self._ask(answer, answer.chain.trouble)
+
+    def _report(self, answer: Answer, places: Sequence[Place], blame: Blame, reason: str) -> None:
+        fresh = [place for place in places if place not in answer.reported]
+        if fresh and not answer.asked:
+            answer.reported.update(fresh)
+            self._ask(answer, [Trouble(place, blame, reason) for place in fresh])
+
+    def _ask(self, answer: Answer, trouble: Sequence[Trouble]) -> None:
+        answer.asked = True
+        route = [hop.place for hop in answer.chain.hops]
+        self._ask_for_route(answer.session.number, answer.room, route, trouble)
+
+    def step(self) -> bool:
+        """The next tokens of the answers whose hidden states have come through; False where
+        there are none."""
+        ready = [answer for answer in self._answers.values() if answer.chain.outputs]
+        most = min(self._head.plan.max_rows, self._head.plan.streams)
+        for start in range(0, len(ready), most):
+            group = ready[start : start + most]
+            self._head.run_head([answer.chain.outputs.popleft() for answer in group])
+            for row, answer in enumerate(group):
+                if self._teller.take(answer.session, row, hold=True):
+                    self._end(answer)
+                else:
+                    answer.chain.add([answer.session.token], time.monotonic())
+        return bool(ready)
+
+    def cancel(self, session: Session) -> None:
+        """End an answer that nobody wants any more."""
+        answer = self._answers.get(session.number)
+        if answer is not None:
+            self._end(answer)
+
+    def _end(self, answer: Answer) -> None:
+        del self._answers[answer.session.number]
+        for hop in answer.chain.hops:
+            self._hops.pop((_link(hop.place), hop.session), None)
+        answer.chain.close()
+        answer.session.sampler.close()
+
+
+def _link(place: Place) -> int:
+    if not isinstance(place.link, int):
+        raise TypeError(f"the links of a worker have numbers, not {place.link!r}")
+    return place.link

@@ -1,0 +1,92 @@
+"""The host's half of a span worker: steps of all sessions, as few calls as the rules allow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from kwaai_core import Span
+from kwaai_core.span.host import Host, Limits, SendFrame
+from kwaai_core.span.hosted import Session, Step
+from kwaai_lobe_llama.plan import Plan
+from kwaai_lobe_llama.worker.grouping import groups
+from kwaai_lobe_llama.worker.loaded import EngineError
+from kwaai_lobe_llama.worker.units import Piece, Unit, Units
+
+Work = tuple[Session, Step]
+
+
+class Hosting:
+    """Sessions over the units of one model. One thread calls all of it.
+
+    ``calls`` and ``since`` are for heartbeats: how many calls are finished, and since when one is
+    under way, or 0.
+    """
+
+    def __init__(self, plan: Plan, send: SendFrame, *, per_peer: int) -> None:
+        self.calls = 0
+        self.since = 0.0
+        self.units = Units([])
+        self._max_rows = plan.max_rows
+        # one cell of each stream is left for the dummy rows of other sessions' calls
+        limits = Limits(plan.streams, plan.cells - 1, plan.chunk, per_peer)
+        self.host = Host([], self.units, limits, send)
+
+    def hold(self, units: Sequence[Unit], max_rows: int) -> None:
+        """Serve sessions over these units, with calls of at most so many rows."""
+        self.units.units = units
+        self._max_rows = min(self._max_rows, max_rows)
+        self.host.hold([unit.span for unit in units])
+
+    def step(self) -> bool:
+        """One round: a lone row of each session that has one, then one longer piece. False where
+        there was nothing to do."""
+        ready = self.host.ready()
+        if not ready:
+            return False
+        lone = [work for work in ready if work[1].rows == 1]
+        for _, same in groupby(sorted(lone, key=_span), key=_span):
+            for group in groups(same, _stream, self._max_rows):
+                self._run(group, self._lone_rows)
+        longer = [work for work in ready if work[1].rows > 1]
+        if longer:
+            self._run(longer[:1], self._chunk)
+        return True
+
+    def _run(
+        self, group: list[Work], compute: Callable[[Span, list[Work]], Sequence[bytes]]
+    ) -> None:
+        began = self.since = time.monotonic()
+        started = [(session, step) for session, _ in group if (step := self.host.start(session))]
+        try:
+            outputs = compute(group[0][0].span, started) if started else []
+        except EngineError as error:
+            for session, _ in started:
+                self.host.fail(session, f"its engine failed: {error}")
+            return
+        finally:
+            self.since = 0.0
+            self.calls += 1
+        seconds = time.monotonic() - began
+        for (session, step), output in zip(started, outputs, strict=True):
+            self.host.finish(session, output, waited=began - step.arrived, computed=seconds)
+
+    def _lone_rows(self, span: Span, group: list[Work]) -> Sequence[bytes]:
+        return self.units.lone_rows(span, [_piece(work) for work in group])
+
+    def _chunk(self, span: Span, group: list[Work]) -> Sequence[bytes]:
+        return [self.units.chunk(span, _piece(group[0]))]
+
+
+def _piece(work: Work) -> Piece:
+    session, step = work
+    return Piece(session.stream, step.position, step.rows, step.states)
+
+
+def _span(work: Work) -> tuple[int, int]:
+    return work[0].span.lo, work[0].span.hi
+
+
+def _stream(work: Work) -> int:
+    return work[0].stream

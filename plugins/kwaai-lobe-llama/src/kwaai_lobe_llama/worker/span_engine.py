@@ -1,0 +1,114 @@
+"""Parts of a model on llama.cpp: hidden states in, and hidden states, or logits, out."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kwaai_lobe_llama.plan import PAD, Plan
+from kwaai_lobe_llama.worker.bindings import C, ggml
+from kwaai_lobe_llama.worker.loaded import Loaded
+
+Place = tuple[int, int]
+"""Where a row goes: its position, and its stream."""
+
+
+class SpanEngine(Loaded):
+    """A slice of blocks. Its output is what its last block gives, before any norm: the tensor that
+    llama.cpp names ``l_out`` and the number of the block, taken as the graph is computed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._capacity = max(plan.chunk, plan.streams + 1)
+        # llama.cpp drops the rows that are no outputs before the last block is done
+        super().__init__(plan, self._capacity)
+        self._states = _States(self._capacity, self.width)
+
+    @property
+    def width(self) -> int:
+        """Values of one hidden state."""
+        return int(C.llama_model_n_embd(self.model))
+
+    def _arrange(self, params: C.llama_context_params) -> None:
+        wanted = b"l_out-%d" % (C.llama_model_n_layer(self.model) - 1)
+        output = (ctypes.c_float * (self._capacity * self.width))()
+        address = ctypes.addressof(output)
+        self._output = memoryview(output).cast("B")
+
+        def take(tensor: int, ask: bool, _: object) -> bool:
+            if ask:
+                return bool(ggml.ggml_get_name(tensor) == wanted)
+            ggml.ggml_backend_tensor_get(tensor, address, 0, ggml.ggml_nbytes(tensor))
+            return True
+
+        # llama.cpp keeps the pointer, so this stays
+        self._take = params.cb_eval = C.ggml_backend_sched_eval_callback(take)
+
+    def run(self, states: Sequence[memoryview], places: Sequence[Place]) -> memoryview:
+        """Run rows, of which ``states`` are the hidden states, in order, in any number of parts.
+
+        The result, ``(len(places), width) float32``, is good until the next call. Errors:
+        :class:`Aborted`; :class:`EngineError` where llama.cpp fails.
+        """
+        self._run(self._states.filled(states, places))
+        return self._output[: len(places) * self.width * 4]
+
+
+class HeadEngine(Loaded):
+    """The head: final norm, output matrix and vocabulary, behind a block that changes nothing.
+
+    That block has a cache too, with one cell for each row of a call, emptied before the next.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(replace(plan, context=PAD, chunk=plan.streams), plan.streams)
+        self.plan = replace(plan, max_rows=min(plan.max_rows, plan.streams))
+        self._states = _States(plan.streams, self.width)
+
+    @property
+    def width(self) -> int:
+        """Values of one hidden state."""
+        return int(C.llama_model_n_embd(self.model))
+
+    def run_head(self, states: Sequence[bytes]) -> None:
+        """Run one hidden state for each of some answers; their logits are then in order."""
+        C.llama_memory_clear(self.memory, False)
+        self._run(self._states.filled(states, [(0, stream) for stream in range(len(states))]))
+
+
+class _States:
+    """A ``llama_batch`` of hidden states over arrays of our own."""
+
+    def __init__(self, capacity: int, width: int) -> None:
+        ints = ctypes.c_int32 * capacity
+        self._values = (ctypes.c_float * (capacity * width))()
+        self._bytes = memoryview(self._values).cast("B")
+        self._positions, self._streams, self._ones = ints(), ints(), ints(*[1] * capacity)
+        self._outputs = (ctypes.c_int8 * capacity)(*[1] * capacity)
+        pointer = ctypes.POINTER(ctypes.c_int32)
+        base = ctypes.addressof(self._streams)
+        self._pointers = (pointer * capacity)(
+            *(ctypes.cast(base + 4 * i, pointer) for i in range(capacity))
+        )
+        self._batch = C.llama_batch(
+            n_tokens=0,
+            token=None,
+            embd=ctypes.cast(self._values, ctypes.POINTER(ctypes.c_float)),
+            pos=ctypes.cast(self._positions, pointer),
+            n_seq_id=ctypes.cast(self._ones, pointer),
+            seq_id=ctypes.cast(self._pointers, ctypes.POINTER(pointer)),
+            logits=ctypes.cast(self._outputs, ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def filled(
+        self, states: Sequence[memoryview] | Sequence[bytes], places: Sequence[Place]
+    ) -> C.llama_batch:
+        at = 0
+        for part in states:
+            end = at + len(part)
+            self._bytes[at:end] = part
+            at = end
+        for row, (position, stream) in enumerate(places):
+            self._positions[row], self._streams[row] = position, stream
+        self._batch.n_tokens = len(places)
+        return self._batch

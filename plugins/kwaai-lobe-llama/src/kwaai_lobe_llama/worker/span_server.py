@@ -1,0 +1,337 @@
+"""A worker of spans: units for sessions of its own and of peers, and the head of its own answers.
+
+The main thread does everything that matters, in rounds: read what has come over the links, compute
+what can be, send what that gave. It never waits but for something to do. A step thus passes from
+socket to batch and from batch to socket without a task switch. Beside it run the threads that read
+the node's frames and take its jobs in, one that sends heartbeats while the main one computes, and
+one for each handshake.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+
+from kwaai_core import DataChannel, FrameError, PeerLost, Span
+from kwaai_core.span.chain import Settings
+from kwaai_core.span.frames import Frame, FrameReader
+from kwaai_core.span.frames import Kind as Spoken
+from kwaai_core.span.hop import Place, Trouble
+from kwaai_core.span.journal import Budget
+from kwaai_core.span.roles import LOCAL
+from kwaai_core.span.secure import secure
+from kwaai_core.span.watch import HEARTBEAT_SECONDS
+from kwaai_lobe_llama.frames import Finish, Kind
+from kwaai_lobe_llama.span_plan import LinkPlan, SpanPlan, UnitFile
+from kwaai_lobe_llama.worker.embedding import Embedding
+from kwaai_lobe_llama.worker.exact import NotExact
+from kwaai_lobe_llama.worker.fingerprint import describe, fingerprint
+from kwaai_lobe_llama.worker.heading import Heading
+from kwaai_lobe_llama.worker.hosting import Hosting
+from kwaai_lobe_llama.worker.links import Link, LinkLost
+from kwaai_lobe_llama.worker.loaded import EngineError
+from kwaai_lobe_llama.worker.residency import release_zero_pages
+from kwaai_lobe_llama.worker.server import Server
+from kwaai_lobe_llama.worker.span_gate import load_head, load_units
+from kwaai_lobe_llama.worker.telling import Session
+
+HANDSHAKE_SECONDS = 10.0
+TICK_SECONDS = 0.1
+
+
+class SpanServer(Server):
+    """Serves a :class:`SpanPlan` over the node's connection until that ends. ``sockets`` is where
+    the node hands over the sockets of links, each before its LINK frame."""
+
+    def __init__(self, connection: socket.socket, sockets: socket.socket) -> None:
+        super().__init__(connection)
+        self._sockets = sockets
+        self._links: dict[int, Link] = {}
+        self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._own: deque[Frame] = deque()
+        self._ticked = 0.0
+        self._last_load = b""
+        self._idle = False
+        self._heading: Heading | None = None
+
+    def run(self, plan: SpanPlan) -> None:
+        """Say READY, with nothing loaded yet, and serve for ever."""
+        self._plan = plan
+        self._budget = Budget(plan.journal)
+        self._hosting = Hosting(plan.plan, self._send, per_peer=plan.per_peer)
+        self._hosting.host.attach(LOCAL, "")
+        self._start(self._take_frames)
+        self._start(self._beat)
+        engine = describe(plan.plan)
+        facts = {"engine": engine, "fingerprint": fingerprint(engine)}
+        self._outbox.send(Kind.READY, 0, json.dumps(facts).encode())
+        while True:
+            self._round()
+
+    def _load(self, number: int, load: Callable[[], int]) -> None:
+        """Load what HOLD or HEAD asked for, which answers with the rows that a call may have."""
+        try:
+            rows = load()
+        except (EngineError, NotExact) as error:
+            self._outbox.send(Kind.UNFIT, number, str(error).encode("utf-8", "replace"))
+            return
+        release_zero_pages()
+        self._outbox.send(Kind.LOADED, number, json.dumps({"max_rows": rows}).encode())
+
+    def _hold(self, files: Sequence[UnitFile]) -> int:
+        units, rows = load_units(self._plan.plan, files, self._report)
+        self._hosting.hold(units, rows)
+        return rows
+
+    def _behead(self, path: str) -> int:
+        head, rows = load_head(self._plan.plan, path, self._report)
+        settings = Settings(self._plan.width, 0, self._plan.plan.chunk)
+        if self._plan.plan.exact:
+            settings = replace(settings, replay_rows=rows)
+        embedding = Embedding(self._plan.plan.path)
+        self._heading = Heading(
+            head, embedding.rows, settings, self._budget, self._send, self, self._ask
+        )
+        self._take_answers(head)
+        return rows
+
+    def _report(self, line: str) -> None:
+        self._outbox.send(Kind.LOADING, 0, line.encode())
+
+    # -- the main thread
+
+    def _round(self) -> None:
+        self._read()
+        worked = self._hosting.step()
+        while self._own and self._heading is not None:
+            self._heading.receive(LOCAL, self._own.popleft())
+        if self._heading is not None and self._heading.step():
+            worked = True
+            self.flush()
+        self._idle = not (worked or self._own or self._hosting.host.ready())
+        self._tick()
+
+    def _read(self) -> None:
+        """Take what has come; wait for it where there is nothing else to do."""
+        for key, _ in self._selector.select(TICK_SECONDS if self._idle else 0):
+            link = key.data
+            if link is None:
+                self._run_errands()
+            elif link.number in self._links:
+                self._receive(link)
+        for link in self._links.values():
+            if link.blocked:
+                link.flush()
+
+    def _run_errands(self) -> None:
+        self._bell.recv(4096)
+        while not self._errands.empty():
+            self._errands.get()()
+
+    def _receive(self, link: Link) -> None:
+        now = time.monotonic()
+        try:
+            for frame in link.receive():
+                link.silence.heard(now)
+                self._dispatch(link, frame, now)
+        except LinkLost as lost:
+            self._lose(link, str(lost))
+        except FrameError as error:
+            self._lose(link, error.message)
+
+    def _dispatch(self, link: Link, frame: Frame, now: float) -> None:
+        if link.hosting:
+            self._hosting.host.receive(link.number, frame, now)
+        elif self._heading is None:
+            raise FrameError(f"a host sends a {frame.kind.name} frame to where no answer is made")
+        elif frame.kind is Spoken.DRAIN:
+            self._heading.leave(link.number)
+        elif frame.kind is Spoken.HEARTBEAT:
+            self._heading.beat(link.number, frame)
+        else:
+            self._heading.receive(link.number, frame)
+
+    def _send(self, link: Hashable, frame: Frame) -> None:
+        if link != LOCAL:
+            found = self._links.get(link) if isinstance(link, int) else None
+            if found is not None:
+                found.send(frame)
+        elif frame.kind in _FROM_OWNER:
+            self._hosting.host.receive(LOCAL, frame, time.monotonic())
+        else:
+            self._own.append(frame)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._ticked < TICK_SECONDS:
+            return
+        self._ticked = now
+        for link in [link for link in self._links.values() if not link.hosting]:
+            if link.silence.lost(now):
+                self._lose(link, "it has fallen silent")
+        self._hosting.host.tick(now)
+        if self._heading is not None:
+            self._heading.tick()
+        self._tell_load()
+
+    def _tell_load(self) -> None:
+        host = self._hosting.host
+        load = json.dumps(
+            {
+                "free": 0 if host.draining else host.free,
+                "sessions": len(host.sessions),
+                "waiting": sum(len(session.pending) for session in host.sessions),
+                "step_seconds": [unit.pace.lone for unit in self._hosting.units.units],
+                "row_seconds": [unit.pace.row for unit in self._hosting.units.units],
+            }
+        ).encode()
+        if load != self._last_load:  # an idle worker says nothing
+            self._last_load = load
+            self._outbox.send(Kind.LOAD, 0, load)
+
+    # -- links
+
+    def _add(self, number: int, plan: LinkPlan, connection: socket.socket) -> None:
+        reader = FrameReader(self._plan.width, self._plan.plan.chunk)
+        link = Link(
+            number, plan.peer, connection, reader, hosting=plan.hosting, now=time.monotonic()
+        )
+        self._links[number] = link
+        self._selector.register(link, selectors.EVENT_READ, link)
+        if plan.hosting:
+            self._hosting.host.attach(number, plan.peer)
+        self._outbox.send(Kind.LINKED, number)
+
+    def _lose(self, link: Link, reason: str) -> None:
+        self._drop(link)
+        self._outbox.send(Kind.LOST, link.number, reason.encode())
+
+    def _drop(self, link: Link) -> None:
+        self._selector.unregister(link)
+        del self._links[link.number]
+        link.close()
+        if link.hosting:
+            self._hosting.host.detach(link.number, time.monotonic())
+        elif self._heading is not None:
+            self._heading.lose(link.number, "the link to it is lost")
+
+    def _unlink(self, number: int) -> None:
+        link = self._links.get(number)
+        if link is not None:
+            self._drop(link)
+
+    def _handshake(self, number: int, plan: LinkPlan, connection: socket.socket) -> None:
+        """In a thread of its own."""
+        channel = DataChannel(
+            connection,
+            plan.certificate.encode(),
+            plan.key.encode(),
+            plan.trusted.encode(),
+            plan.server,
+        )
+        try:
+            secured = secure(channel, seconds=HANDSHAKE_SECONDS)
+        except PeerLost as error:
+            self._outbox.send(Kind.LOST, number, error.message.encode())
+            return
+        self._run_soon(lambda: self._add(number, plan, secured))
+
+    def _beat(self) -> None:
+        """Tell the owners of sessions that this process lives, in a thread of its own."""
+        while True:
+            time.sleep(HEARTBEAT_SECONDS)
+            since = self._hosting.since
+            computing = int((time.monotonic() - since) * 1e6) if since else 0
+            frame = Frame(Spoken.HEARTBEAT, step=self._hosting.calls, computed=computing)
+            for link in list(self._links.values()):
+                if link.hosting:
+                    link.send(frame)
+
+    # -- the node
+
+    def _run_soon(self, errand: Callable[[], None]) -> None:
+        self._errands.put(errand)
+        self._ringer.send(b"!")
+
+    def _control(self, kind: Kind, number: int, payload: bytes) -> None:
+        if kind is Kind.LINK:
+            _, descriptors, _, _ = socket.recv_fds(self._sockets, 1, 1)
+            connection = socket.socket(fileno=descriptors[0])
+            plan = LinkPlan.from_json(payload)
+            threading.Thread(
+                target=self._handshake, args=(number, plan, connection), daemon=True
+            ).start()
+        elif kind is Kind.UNLINK:
+            self._run_soon(lambda: self._unlink(number))
+        elif kind is Kind.ROUTE:
+            places = [Place(link, Span(lo, hi)) for link, lo, hi in json.loads(payload)]
+            self._run_soon(lambda: self._route(number, places))
+        elif kind is Kind.DRAIN:
+            self._run_soon(self._hosting.host.drain)
+        elif kind is Kind.HOLD:
+            files = [UnitFile(Span(lo, hi), path) for lo, hi, path in json.loads(payload)]
+            self._run_soon(lambda: self._load(number, lambda: self._hold(files)))
+        elif kind is Kind.HEAD:
+            self._run_soon(lambda: self._load(number, lambda: self._behead(payload.decode())))
+        else:
+            raise FrameError(f"a worker of spans is sent no {kind.name} frame")
+
+    def _route(self, number: int, places: Sequence[Place]) -> None:
+        if self._heading is not None:
+            self._heading.route(number, places)
+
+    def _submit(self, session: Session) -> None:
+        if self._heading is not None:
+            self._run_soon(lambda: self._heading.open(session))  # type: ignore[union-attr]
+
+    def _stop(self, session: Session) -> None:
+        session.cancelled = True
+        if self._heading is not None:
+            self._run_soon(lambda: self._heading.cancel(session))  # type: ignore[union-attr]
+
+    def _ask(
+        self, number: int, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
+    ) -> None:
+        question = {
+            "tokens": tokens,
+            "route": [_words(place) for place in route],
+            "trouble": [
+                [*_words(t.place), t.blame.value, t.reason, t.retry_after] for t in trouble
+            ],
+        }
+        self._outbox.send(Kind.ASK, number, json.dumps(question).encode())
+
+    def finish(self, session: Session, finish: Finish) -> None:
+        if self._heading is not None:
+            hops = [
+                [
+                    *_words(hop.place),
+                    hop.timing.steps,
+                    hop.timing.rows,
+                    hop.timing.replayed,
+                    hop.timing.total,
+                    hop.timing.waited,
+                    hop.timing.computed,
+                ]
+                for hop in self._heading.hops(session.number)
+            ]
+            self._outbox.collect(Kind.TIMINGS, session.number, json.dumps(hops).encode())
+        super().finish(session, finish)
+
+
+_FROM_OWNER = frozenset({Spoken.OPEN, Spoken.STEP, Spoken.FENCE, Spoken.CLOSE})
+
+
+def _words(place: Place) -> list[object]:
+    return [place.link, place.span.lo, place.span.hi]

@@ -1,0 +1,376 @@
+"""Spans of a model in worker processes: the same text over any cuts, whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from kwaai_core import (
+    DataChannel,
+    GenerateRequest,
+    ModelCard,
+    ModelFileError,
+    Report,
+    RequestError,
+    Sampling,
+    Span,
+    UpstreamLost,
+)
+from kwaai_core.span.frames import FaultCode, Flags, Frame, FrameReader, Kind, Opening, encode
+from kwaai_core.span.hop import Blame, Place, Trouble
+from kwaai_core.span.roles import LOCAL, Routing, SpanHost
+from kwaai_core.testing.models import TINY_QWEN2
+from kwaai_lobe_llama.executor import LlamaExecutor
+from kwaai_lobe_llama.settings import LlamaSettings
+
+from .test_executor import executor
+
+BLOCKS, WIDTH = TINY_QWEN2.blocks, TINY_QWEN2.embedding
+SETTINGS = LlamaSettings(threads=1, context=768, streams=4, load="none", memory=2 << 30)
+GREEDY = Sampling(temperature=0)
+PROMPT = "Once upon a time there was a node that held no more than a few blocks of its model. "
+FIRST, REST = Span(0, 1), Span(1, BLOCKS)
+
+
+@dataclass
+class Routes:
+    """A router that takes the first of several ways about which nothing bad was said."""
+
+    ways: Sequence[Sequence[Place]]
+    asked: list[list[Trouble]] = field(default_factory=list)
+
+    async def __call__(
+        self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
+    ) -> Sequence[Place]:
+        self.asked.append(list(trouble))
+        bad = {t.place for troubles in self.asked for t in troubles}
+        for way in self.ways:
+            if not bad & set(way):
+                return way
+        raise UpstreamLost("there is no other way")
+
+
+@dataclass
+class Answer:
+    """What came of a request."""
+
+    text: str = ""
+    tokens: int = 0
+    report: Report | None = None
+
+
+class Swarm:
+    """Nodes that hold spans of one model, and the head on the first of them."""
+
+    def __init__(
+        self, path: Path, folder: Path, nursery: trio.Nursery, stack: AsyncExitStack
+    ) -> None:
+        self._path, self._folder = path, folder
+        self._nursery, self._stack = nursery, stack
+        self.nodes: list[LlamaExecutor] = []
+        self.hosts: list[SpanHost] = []
+        self.links: list[int] = []
+
+    async def begin(self, held: Sequence[Sequence[Span]]) -> None:
+        """Start a node for each of these units, and link the first one to the others."""
+        for units in held:
+            # one folder for all: slices are made once, and the gate passes once
+            node = executor(self._folder, {"m": self._path}, SETTINGS)
+            self.nodes.append(await self._stack.enter_async_context(node))
+            host = self.nodes[-1].hold(await self.card(), units, exact=True)
+            self.hosts.append(await self._stack.enter_async_context(host))
+        head = self.nodes[0].head(await self.card(), exact=True)
+        self.head = await self._stack.enter_async_context(head)
+        self.links = [LOCAL] + [await self.link(host) for host in self.hosts[1:]]
+
+    async def card(self) -> ModelCard:
+        (card,) = await self.nodes[0].models()
+        return card
+
+    async def link(self, host: SpanHost) -> int:
+        ours, theirs = socket.socketpair()
+        self._nursery.start_soon(host.serve, "owner", clear(theirs, server=True))
+        link = self.head.link("host", clear(ours, server=False))
+        return await self._stack.enter_async_context(link)
+
+    async def ask(
+        self,
+        routing: Routing,
+        *,
+        tokens: int = 24,
+        prompt: str = PROMPT,
+        in_the_middle: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        request = GenerateRequest(await self.card(), prompt, GREEDY, max_tokens=tokens)
+        answer, told = Answer(), False
+        async with self.head.generate(request, routing) as deltas:
+            async for delta in deltas:
+                answer.text += delta.text
+                answer.tokens += delta.tokens
+                answer.report = delta.report or answer.report
+                if answer.tokens >= 8 and not told:
+                    told = True
+                    in_the_middle()
+        return answer
+
+    async def whole(self, *, tokens: int = 24, prompt: str = PROMPT) -> str:
+        """The text of the untouched file in one context."""
+        request = GenerateRequest(await self.card(), prompt, GREEDY, max_tokens=tokens, exact=True)
+        async with self.nodes[0].generate(request) as deltas:
+            return "".join([delta.text async for delta in deltas])
+
+    def worker(self, node: int) -> int:
+        """The process that computes the spans of a node."""
+        pid = self.nodes[node].describe()["workers"][-1]["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    async def all_free(self) -> None:
+        """Wait until no host has a session any more, as they tell ten times a second."""
+        await trio.sleep(0.3)
+        while any(host.load().sessions for host in self.hosts):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+
+
+def clear(end: socket.socket, *, server: bool) -> DataChannel:
+    return DataChannel(end, b"", b"", b"", server)
+
+
+@pytest.fixture(scope="session")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State that the tests share: the gate of a unit takes seconds."""
+    return tmp_path_factory.mktemp("state")
+
+
+@asynccontextmanager
+async def swarm(path: Path, state: Path, *held: Sequence[Span]) -> AsyncIterator[Swarm]:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            async with AsyncExitStack() as stack:
+                made = Swarm(path, state, nursery, stack)
+                await made.begin(held)
+                yield made
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "units",
+    [
+        [Span(0, BLOCKS)],
+        [Span(0, 1), Span(1, BLOCKS)],
+        [Span(block, block + 1) for block in range(BLOCKS)],
+    ],
+    ids=["one unit", "two units", "a unit a block"],
+)
+async def test_units_of_one_worker_give_the_text_of_the_whole(
+    qwen2: Path, gates: Path, units: Sequence[Span]
+) -> None:
+    async with swarm(qwen2, gates, units) as nodes:
+        routes = Routes([[Place(LOCAL, unit) for unit in units]])
+        answer = await nodes.ask(routes)
+        assert answer.text == await nodes.whole()
+        assert answer.report is not None
+        assert [took.hop.span for took in answer.report.timings] == list(units)
+        assert (answer.report.exact, answer.report.same_text_guaranteed) == (True, True)
+        await nodes.all_free()
+
+
+async def test_a_chain_of_workers_gives_the_text_of_the_whole_to_many_at_once(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
+        way = [Place(LOCAL, FIRST), Place(nodes.links[1], REST)]
+        prompts = [PROMPT * times for times in (1, 2, 1, 3)]
+        texts: dict[int, str] = {}
+
+        async def ask(number: int) -> None:
+            texts[number] = (await nodes.ask(Routes([way]), prompt=prompts[number])).text
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(prompts)):
+                nursery.start_soon(ask, number)
+        assert [texts[n] for n in range(4)] == [await nodes.whole(prompt=p) for p in prompts]
+        await nodes.all_free()
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+async def test_a_host_that_dies_in_mid_answer_is_replaced(
+    qwen2: Path, gates: Path, fault: signal.Signals
+) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
+        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in nodes.links[1:]]
+        routes = Routes(ways)
+        victim = nodes.worker(1)
+        try:
+            answer = await nodes.ask(
+                routes, tokens=60, in_the_middle=lambda: os.kill(victim, fault)
+            )
+        finally:
+            if fault is signal.SIGSTOP:
+                os.kill(victim, signal.SIGCONT)
+        assert answer.text == await nodes.whole(tokens=60)
+        assert [t.place for troubles in routes.asked for t in troubles] == [ways[0][1]]
+        assert answer.report is not None
+        before, after = answer.report.timings
+        assert (before.replayed, after.hop.peer) == (0, str(nodes.links[2]))
+        assert after.replayed > 0
+        await nodes.all_free()
+
+
+async def test_without_another_way_the_answer_ends_with_the_reason(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
+        routes = Routes([[Place(LOCAL, FIRST), Place(nodes.links[1], REST)]])
+        victim = nodes.worker(1)
+        with pytest.raises(UpstreamLost, match="no other way"):
+            await nodes.ask(
+                routes, tokens=200, in_the_middle=lambda: os.kill(victim, signal.SIGKILL)
+            )
+        assert routes.asked[-1][0].blame is Blame.LOST
+        await nodes.all_free()
+
+
+async def test_who_leaves_in_mid_answer_frees_what_the_hosts_hold(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
+        way = [Place(LOCAL, FIRST), Place(nodes.links[1], REST)]
+        request = GenerateRequest(await nodes.card(), PROMPT, GREEDY, max_tokens=500)
+        async with nodes.head.generate(request, Routes([way])) as deltas:
+            await deltas.receive()
+        await nodes.all_free()
+        assert (await nodes.ask(Routes([way]))).text == await nodes.whole()
+
+
+async def test_a_host_that_drains_is_left_before_it_goes(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
+        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in nodes.links[1:]]
+        routes = Routes(ways)
+        async with trio.open_nursery() as nursery:
+            answer = await nodes.ask(
+                routes,
+                tokens=60,
+                in_the_middle=lambda: nursery.start_soon(nodes.hosts[1].drain),
+            )
+        assert answer.text == await nodes.whole(tokens=60)
+        assert routes.asked[1][0].blame is Blame.LEAVING
+        refused = Routes([ways[0]])
+        with pytest.raises(UpstreamLost):
+            await nodes.ask(refused)
+        assert refused.asked[1][0].blame is Blame.FULL
+
+
+class Peer:
+    """One who speaks the protocol by hand."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(end))
+        self._reader = FrameReader(WIDTH, 128)
+        self._heard: deque[Frame] = deque()
+
+    async def send(self, frame: Frame) -> None:
+        await self._stream.send_all(encode(frame))
+
+    async def say(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def hear(self) -> Frame:
+        """The next frame that is no heartbeat."""
+        while not self._heard:
+            data = await self._stream.receive_some(1 << 16)
+            assert data, "the host closed the link"
+            self._heard += [f for f in self._reader.feed(data) if f.kind is not Kind.HEARTBEAT]
+        return self._heard.popleft()
+
+    async def ended(self) -> None:
+        async with self._stream:
+            while await self._stream.receive_some(1 << 16):
+                pass
+
+
+def step(position: int = 0, rows: int = 1, value: float = 0.5, session: int = 7) -> Frame:
+    tags = bytes(8 * (rows + 1))
+    states = struct.pack(f"<{rows * WIDTH}f", *[value] * (rows * WIDTH))
+    return Frame(
+        Kind.STEP, session, 1, position, position, rows, Flags.FLOAT32, payload=tags + states
+    )
+
+
+OPEN = Frame(Kind.OPEN, 7, 1, payload=Opening(REST, 100).encode())
+
+
+async def test_a_hostile_owner_harms_neither_the_host_nor_its_neighbours(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes, trio.open_nursery() as nursery:
+
+        def peer(name: str) -> Peer:
+            ours, theirs = socket.socketpair()
+            nursery.start_soon(nodes.hosts[1].serve, name, clear(theirs, server=True))
+            return Peer(ours)
+
+        mallory = peer("mallory")
+        refusals = [
+            (step(), FaultCode.NEED_REPLAY),  # of no session
+            (replace_opening(Opening(Span(0, 1), 10)), FaultCode.REQUEST),  # not held
+            (replace_opening(Opening(REST, 1 << 30)), FaultCode.REQUEST),  # too long
+            (replace_opening(Opening(REST, 10, sender="other")), FaultCode.REQUEST),  # a ring
+        ]
+        for frame, code in refusals:
+            await mallory.send(frame)
+            assert (await mallory.hear()).rows == code
+        await mallory.send(OPEN)
+        assert (await mallory.hear()).kind is Kind.OPENED
+        for frame, code in [
+            (step(position=9), FaultCode.NEED_REPLAY),
+            (step(value=float("nan")), FaultCode.REQUEST),
+            (step(position=0, rows=101), FaultCode.REQUEST),
+        ]:
+            await mallory.send(frame)
+            assert (await mallory.hear()).rows == code
+        await mallory.send(step())
+        assert (await mallory.hear()).kind is Kind.RESULT
+
+        eve = peer("eve")
+        await eve.send(step(position=1))
+        assert (await eve.hear()).rows == FaultCode.REQUEST  # not hers
+        for number in range(20, 30):
+            await eve.send(OPEN._replace(session=number))
+        codes = [(await eve.hear()).kind for _ in range(10)]
+        assert codes.count(Kind.OPENED) <= SETTINGS.streams
+        await eve.say(os.urandom(100_000))
+        await eve.ended()
+        await mallory.send(Frame(Kind.RESULT, 7, 1, rows=1, flags=Flags.FLOAT32 | Flags.SILENT))
+        await mallory.ended()
+        await nodes.all_free()
+
+        way = [Place(LOCAL, FIRST), Place(nodes.links[1], REST)]
+        assert (await nodes.ask(Routes([way]))).text == await nodes.whole()
+
+
+def replace_opening(opening: Opening) -> Frame:
+    return OPEN._replace(payload=opening.encode())
+
+
+async def test_what_cannot_be_held_is_refused_with_the_reason(tmp_path: Path, qwen2: Path) -> None:
+    small = replace(SETTINGS, memory=66 << 20, context=4096)
+    async with executor(tmp_path, {"m": qwen2}, small) as node:
+        (card,) = await node.models()
+        with pytest.raises(ModelFileError, match=r"need at least .* MiB"):
+            async with node.hold(card, [Span(0, BLOCKS)], exact=True):
+                pass
+
+
+async def test_a_prompt_over_the_context_is_refused(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [Span(0, BLOCKS)]) as nodes:
+        with pytest.raises(RequestError, match="context"):
+            await nodes.ask(Routes([[Place(LOCAL, Span(0, BLOCKS))]]), prompt=PROMPT * 99)
