@@ -229,7 +229,8 @@ class Chain:
     # -- what comes back
 
     def receive(self, session: int, frame: Frame, now: float) -> None:
-        """Take a frame of the host that knows this session as ``session``."""
+        """Take a frame of the host that knows this session as ``session``. Whoever calls has seen
+        that it came over the link of that hop: a name alone proves nothing."""
         index = next((i for i, hop in enumerate(self.hops) if hop.session == session), None)
         if index is None or frame.epoch != self.epoch:
             return

@@ -29,7 +29,7 @@ def secure(channel: DataChannel, *, seconds: float) -> socket.socket:
     try:
         context = _context(channel)
         return context.wrap_socket(channel.socket, server_side=channel.server)
-    except OSError as error:  # ssl.SSLError is one
+    except (OSError, ValueError) as error:  # ssl.SSLError, or a certificate that is none
         channel.socket.close()
         raise PeerLost(f"the handshake of a data channel failed: {error}") from None
 
