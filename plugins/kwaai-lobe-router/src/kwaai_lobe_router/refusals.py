@@ -46,10 +46,9 @@ class Uncovered:
     def _line(self, missing: Missing) -> str:
         what = f"{blocks(missing.span)} of model {self.model}"
         if missing.local:
-            return (
-                f"local_blocks = {self.local_blocks} keeps {what} on this node, which does not "
-                "hold them"
-            )
+            it = "it" if missing.span.hi - missing.span.lo == 1 else "them"
+            keeps = f"local_blocks = {self.local_blocks} keeps {what} on this node"
+            return f"{keeps}, which does not hold {it}"
         if set(missing.objections) == {"tier"}:
             best = f"the best known is {missing.best_tier}"
             return f"{what} have no peer of tier ≥ {self.min_tier}; {best}"
