@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from kwaai_core import Hop, Span
 from kwaai_lobe_router import paths
 from kwaai_lobe_router.planning import backup, mend, plan
 from kwaai_lobe_router.refusals import Late, Uncovered, Undecided, Unjoined
-from kwaai_lobe_router.swarm import LOCAL, Plan
+from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, Swarm, Unit, Wish
 
 
 def within(case: Case, found: Found) -> bool:
@@ -86,10 +87,75 @@ def binding(case: Case) -> Case | None:
     return replace(case, wish=wish)
 
 
+def also_in_latency(case: Case) -> Iterator[Case]:
+    """The case, and with a limit on the latency that is just kept, and just not."""
+    yield case
+    _, optimum = best(case)
+    if optimum is not None:
+        for latency in (optimum.latency, optimum.latency - 1):
+            yield replace(case, wish=replace(case.wish, max_latency=latency))
+
+
 def test_limits_that_bind_are_met_at_the_least_cost(swarms: int) -> None:
     cases = [found for seed in range(swarms) if (found := binding(random_case(seed)))]
-    outcomes = Counter(check_plan(case) for case in cases)
-    assert outcomes["planned"] + outcomes["same text"] > swarms // 20, outcomes
+    outcomes = Counter(check_plan(tight) for case in cases for tight in also_in_latency(case))
+    assert outcomes["planned"] + outcomes["same text"] > swarms // 10, outcomes
+    assert outcomes["Latefirst token"] > swarms // 40, outcomes
+
+
+def frontier(swarm: Swarm, prompt: int) -> list[tuple[int, int]]:
+    """Cost and lead of all routes but those that another is better than, by all hops there are."""
+    fronts: list[list[tuple[int, int]]] = [[(0, 0)], *([] for _ in range(swarm.blocks))]
+    for lo, front in enumerate(fronts):
+        for candidate in swarm.candidates:
+            at, cost = lo, candidate.link + candidate.queue + swarm.overhead
+            lead = cost
+            for unit in candidate.units:
+                if unit.span.lo == at:
+                    at, cost, lead = unit.span.hi, cost + unit.step, lead + prompt * unit.row
+                    reached = [(c + cost, d + lead) for c, d in front]
+                    fronts[at] = undominated([*fronts[at], *reached])
+    return fronts[-1]
+
+
+def undominated(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    kept: list[tuple[int, int]] = []
+    for pair in sorted(pairs):
+        if not kept or pair[1] < kept[-1][1]:
+            kept.append(pair)
+    return kept
+
+
+def wide_swarm(seed: int) -> Swarm:
+    """Peers whose prefill is slow where their steps are fast."""
+    r = random.Random(seed)
+    blocks = r.randint(8, 14)
+
+    def peer(name: int) -> Candidate:
+        lo = r.randrange(blocks)
+        spans = [Span(at, at + 1) for at in range(lo, min(blocks, lo + r.randint(1, 8)))]
+        units = (
+            Unit(span, (step := r.randint(1, 99)), 99 // step + r.randint(0, 9)) for span in spans
+        )
+        return Candidate(str(name), tuple(units), link=r.randint(0, 40))
+
+    return Swarm("wide", blocks, tuple(peer(name) for name in range(r.randint(20, 60))), overhead=3)
+
+
+def test_every_limit_on_a_wide_swarm_is_met_at_the_least_cost(swarms: int) -> None:
+    limits = 0
+    for seed in range(swarms // 10):
+        swarm, r = wide_swarm(seed), random.Random(seed)
+        front = frontier(swarm, 5)
+        for cost, lead in r.sample(front, min(len(front), 10)):
+            found = plan(swarm, Wish(prompt=5, max_first_token=lead))
+            assert isinstance(found, Plan)
+            assert (found.latency, found.first_token) == (cost, lead)
+            limits += 1
+        if front:
+            late = plan(swarm, Wish(prompt=5, max_first_token=front[-1][1] - 1))
+            assert isinstance(late, Late) and late.found == front[-1][1]
+    assert limits > swarms // 2
 
 
 def shared_blocks(one: tuple[Hop, ...], other: tuple[Hop, ...]) -> int:

@@ -171,8 +171,8 @@ TIERS: dict[str, Tier] = {"stranger": "unknown", "friend": "known"}
             Wish(local_blocks=1),
             (
                 "local_blocks = 1 keeps block 0 of model tiny on this node, which does not hold it"
-                "; blocks 1–2 of model tiny have no peer that can be used; of 1 known: 1 with a unit "
-                "across the border that local_blocks = 1 draws; "
+                "; blocks 1–2 of model tiny have no peer that can be used; of 1 known: "
+                "1 with a unit across the border that local_blocks = 1 draws; "
                 "local_blocks = 1 keeps block 3 of model tiny on this node, which does not hold it"
             ),
         ),
