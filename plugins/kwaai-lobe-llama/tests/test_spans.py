@@ -8,7 +8,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from kwaai_core import (
     GenerateRequest,
     ModelCard,
     ModelFileError,
+    PeerLost,
     Report,
     RequestError,
     Sampling,
@@ -30,6 +31,7 @@ from kwaai_core.span.frames import FaultCode, Flags, Frame, FrameReader, Kind, O
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.roles import LOCAL, Routing, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2
+from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama.executor import LlamaExecutor
 from kwaai_lobe_llama.settings import LlamaSettings
 
@@ -98,9 +100,9 @@ class Swarm:
         return card
 
     async def link(self, host: SpanHost) -> int:
-        ours, theirs = socket.socketpair()
-        self._nursery.start_soon(host.serve, "owner", clear(theirs, server=True))
-        link = self.head.link("host", clear(ours, server=False))
+        ours, theirs = _pair(first_is_client=True)
+        self._nursery.start_soon(host.serve, "owner", theirs)
+        link = self.head.link("host", ours)
         return await self._stack.enter_async_context(link)
 
     async def ask(
@@ -225,6 +227,25 @@ async def test_a_host_that_dies_in_mid_answer_is_replaced(
         assert (before.replayed, after.hop.peer) == (0, str(nodes.links[2]))
         assert after.replayed > 0
         await nodes.all_free()
+
+
+async def test_a_link_whose_handshake_fails_is_no_link(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes, trio.open_nursery() as nursery:
+        ours, theirs = _pair(first_is_client=True)
+        other, unused = _pair(first_is_client=True)
+        other.socket.close()
+        unused.socket.close()
+
+        async def serve() -> None:
+            with pytest.raises(PeerLost, match="handshake"):
+                await nodes.hosts[1].serve("stranger", theirs)
+
+        nursery.start_soon(serve)
+        stranger = replace(ours, certificate=other.certificate, key=other.key)
+        with suppress(PeerLost):  # TLS 1.3 tells the client of its refusal after the handshake
+            async with nodes.head.link("host", stranger) as link:
+                while not nodes.head.lost(link):  # noqa: ASYNC110
+                    await trio.sleep(0.05)
 
 
 async def test_without_another_way_the_answer_ends_with_the_reason(
