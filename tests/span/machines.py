@@ -12,8 +12,8 @@ from kwaai_core.span.frames import Frame, FrameReader, Kind, encode
 from kwaai_core.span.host import Host, Limits
 from kwaai_core.span.hosted import Session
 from kwaai_core.span.watch import HEARTBEAT_SECONDS, Silence
+from kwaai_core.testing.toy import WIDTH, ToyCache
 from kwaai_core.types import Span
-from tests.span.toy import WIDTH, ToyCache
 
 if TYPE_CHECKING:
     from tests.span.owners import Owner

@@ -13,9 +13,9 @@ from kwaai_core.span.frames import Frame, Kind, encode
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.watch import Pace
+from kwaai_core.testing.toy import BLOCKS, WIDTH, chosen, embed, plain
 from kwaai_core.types import Span
 from tests.span.machines import CHUNK, Link, Machine, Process
-from tests.span.toy import BLOCKS, WIDTH, chosen, embed, plain
 
 if TYPE_CHECKING:
     from tests.span.simulation import World

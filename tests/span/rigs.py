@@ -12,8 +12,8 @@ from kwaai_core.span.hop import Hop, Place
 from kwaai_core.span.host import Host, Limits
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.tags import PrefixTags
+from kwaai_core.testing.toy import WIDTH, ToyCache, chosen, embed
 from kwaai_core.types import Span
-from tests.span.toy import WIDTH, ToyCache, chosen, embed
 
 CHUNK = 16
 LIMITS = Limits(streams=4, cells=256, chunk=CHUNK, per_peer=3)

@@ -25,10 +25,10 @@ from kwaai_core.span.chain import ANSWER_SECONDS
 from kwaai_core.span.frames import Frame, Kind
 from kwaai_core.span.hosted import Step
 from kwaai_core.span.watch import HEARTBEAT_SECONDS, SILENCE_SECONDS
+from kwaai_core.testing.toy import BLOCKS
 from kwaai_core.types import Span
 from tests.span.machines import HARMLESS, IDLE, ORPHAN, ROUND_TRIP, ROW_SECONDS, Machine
 from tests.span.owners import TICK_SECONDS, Owner, Talk
-from tests.span.toy import BLOCKS
 
 UNIT = 2
 """Blocks."""

@@ -12,9 +12,9 @@ from kwaai_core.span.chain import ANSWER_SECONDS, Chain, Settings
 from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind
 from kwaai_core.span.hop import Blame, Place
 from kwaai_core.span.journal import Budget
+from kwaai_core.testing.toy import WIDTH, chosen, embed, plain
 from kwaai_core.types import Span
 from tests.span.rigs import CHUNK, LIMITS, ChainRig
-from tests.span.toy import WIDTH, chosen, embed, plain
 
 PROMPT = list(range(2 * CHUNK + 5))
 LENGTH = 12

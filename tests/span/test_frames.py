@@ -22,8 +22,8 @@ from kwaai_core.span.frames import (
     Opening,
     encode,
 )
+from kwaai_core.testing.toy import ROW, WIDTH
 from kwaai_core.types import Span
-from tests.span.toy import ROW, WIDTH
 
 MOST = 8
 U32 = st.integers(0, 2**32 - 1)

@@ -8,9 +8,9 @@ import pytest
 
 from kwaai_core.errors import FrameError
 from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind, Opening
+from kwaai_core.testing.toy import ROW, ToyCache
 from kwaai_core.types import Span
 from tests.span.rigs import CHUNK, LIMITS, HostRig, code
-from tests.span.toy import ROW, ToyCache
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from kwaai_core.span.frames import (
     encode,
 )
 from kwaai_core.span.hop import Blame
+from kwaai_core.testing.toy import ROW, WIDTH, plain
 from kwaai_core.types import Span
 from tests.span.rigs import CHUNK, LIMITS, ChainRig, HostRig
-from tests.span.toy import ROW, WIDTH, plain
 
 SMALL = st.integers(0, 6)
 NUMBERS = st.one_of(SMALL, st.integers(0, 2**32 - 1))

@@ -15,7 +15,7 @@ from kwaai_core.span.journal import Budget, Journal
 from kwaai_core.span.recording import Recording, Shape
 from kwaai_core.span.tags import PrefixTags, as_numbers
 from kwaai_core.span.watch import SILENCE_SECONDS, Pace, Silence
-from tests.span.toy import embed
+from kwaai_core.testing.toy import embed
 
 # -- tags
 

@@ -8,8 +8,8 @@ import pytest
 
 from kwaai_core.span.chain import Chain
 from kwaai_core.span.hosted import Session, Step
+from kwaai_core.testing.toy import ToyCache
 from tests.span.simulation import FAULTS, MATRIX, Scenario, run, table
-from tests.span.toy import ToyCache
 
 ROUNDS = 1
 

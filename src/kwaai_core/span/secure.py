@@ -27,14 +27,18 @@ def secure(channel: DataChannel, *, seconds: float) -> socket.socket:
     if not channel.certificate:
         return channel.socket
     try:
-        context = _context(channel)
+        context = context_of(channel)
         return context.wrap_socket(channel.socket, server_side=channel.server)
     except (OSError, ValueError) as error:  # ssl.SSLError, or a certificate that is none
         channel.socket.close()
         raise PeerLost(f"the handshake of a data channel failed: {error}") from None
 
 
-def _context(channel: DataChannel) -> ssl.SSLContext:
+def context_of(channel: DataChannel) -> ssl.SSLContext:
+    """What a handshake over the channel needs, for whoever does it without blocking.
+
+    Errors: :class:`OSError` and :class:`ValueError` for certificates that are none.
+    """
     side = ssl.PROTOCOL_TLS_SERVER if channel.server else ssl.PROTOCOL_TLS_CLIENT
     context = ssl.SSLContext(side)
     context.minimum_version = ssl.TLSVersion.TLSv1_3

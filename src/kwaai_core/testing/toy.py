@@ -1,4 +1,4 @@
-"""A toy model whose outputs depend on every row before them, over hosts on a simulated clock.
+"""A toy model whose outputs depend on every row before them.
 
 A block's output of a row is a hash of the block, of that row and of all rows that its KV cache
 holds before it; so a cache with a wrong, missing or repeated row gives other text.
@@ -36,11 +36,12 @@ def chosen(state: bytes) -> int:
 
 @dataclass
 class ToyCache:
-    """KV by block and stream: the rows that went in."""
+    """The KV cache of some blocks, by block and stream: the rows that went in."""
 
     rows: dict[tuple[int, int], list[bytes]] = field(default_factory=dict)
 
     def truncate(self, span: Span, stream: int, length: int) -> bool:
+        """See :class:`kwaai_core.span.host.Cache`."""
         for block in range(span.lo, span.hi):
             del self.rows.setdefault((block, stream), [])[length:]
         return True
@@ -48,11 +49,13 @@ class ToyCache:
     def run(self, session: Session) -> bytes:
         """Compute the step that a session is computing."""
         step = session.computing
-        assert step is not None
+        if step is None:
+            raise RuntimeError("the session computes nothing")
         states = bytes(step.states)
         for block in range(session.span.lo, session.span.hi):
             held = self.rows.setdefault((block, session.stream), [])
-            assert len(held) == step.position, "a host runs a step where its cache does not end"
+            if len(held) != step.position:
+                raise RuntimeError("a host runs a step where its cache does not end")
             out = []
             for at in range(0, len(states), ROW):
                 held.append(states[at : at + ROW])
