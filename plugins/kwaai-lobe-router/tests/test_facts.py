@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from kwaai_core import FrameError, NotVerified, Span
 from kwaai_lobe_router.candidates import candidate
 from kwaai_lobe_router.facts import (
-    MAX_BYTES,
-    MAX_NS,
     Batch,
     FastFacts,
     SlowFacts,
@@ -25,6 +23,7 @@ from kwaai_lobe_router.facts import (
     write_fast,
     write_slow,
 )
+from kwaai_lobe_router.fields import MAX_BYTES, MAX_NS
 
 DIGEST = "0f" * 32
 SLOW = SlowFacts(

@@ -11,7 +11,7 @@ import pytest
 from every_route import Case, Found, by_peer, chains, permitted, predicted, random_case, routes
 
 from kwaai_core import Hop, Span
-from kwaai_lobe_router import paths
+from kwaai_lobe_router import limits
 from kwaai_lobe_router.planning import backup, mend, plan
 from kwaai_lobe_router.refusals import Late, Uncovered, Undecided, Unjoined
 from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, Swarm, Unit, Wish
@@ -143,7 +143,7 @@ def wide_swarm(seed: int) -> Swarm:
 
 
 def test_every_limit_on_a_wide_swarm_is_met_at_the_least_cost(swarms: int) -> None:
-    limits = 0
+    kept = 0
     for seed in range(swarms // 10):
         swarm, r = wide_swarm(seed), random.Random(seed)
         front = frontier(swarm, 5)
@@ -151,11 +151,11 @@ def test_every_limit_on_a_wide_swarm_is_met_at_the_least_cost(swarms: int) -> No
             found = plan(swarm, Wish(prompt=5, max_first_token=lead))
             assert isinstance(found, Plan)
             assert (found.latency, found.first_token) == (cost, lead)
-            limits += 1
+            kept += 1
         if front:
             late = plan(swarm, Wish(prompt=5, max_first_token=front[-1][1] - 1))
             assert isinstance(late, Late) and late.found == front[-1][1]
-    assert limits > swarms // 2
+    assert kept > swarms // 2
 
 
 def shared_blocks(one: tuple[Hop, ...], other: tuple[Hop, ...]) -> int:
@@ -287,7 +287,7 @@ def test_brute_force_sees_more_than_one_route() -> None:
 
 
 def test_a_search_that_is_given_up_still_keeps_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "MAX_LABELS", 0)
+    monkeypatch.setattr(limits, "MAX_LABELS", 0)
     undecided = slower = 0
     for case in [found for seed in range(500) if (found := binding(random_case(seed)))]:
         planned, (_, optimum) = plan(case.swarm, case.wish, case.tier_of), best(case)

@@ -1,6 +1,7 @@
 """From what a peer announces, and what this node has measured of it, to a candidate for a plan."""
 
-from kwaai_lobe_router.facts import MAX_NS, FastFacts, SlowFacts
+from kwaai_lobe_router.facts import FastFacts, SlowFacts
+from kwaai_lobe_router.fields import MAX_NS
 from kwaai_lobe_router.swarm import Candidate, Unit
 
 

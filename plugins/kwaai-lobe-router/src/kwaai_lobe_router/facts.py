@@ -11,34 +11,24 @@ That something is well-formed does not make it true: speed and round trips are a
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import rfc8785
 
-from kwaai_core import FrameError, NotVerified, Span
+from kwaai_core import FrameError, Span
+from kwaai_lobe_router.fields import MAX_BYTES, MAX_NS, Fields
 from kwaai_lobe_router.swarm import MAX_BLOCKS
 
-T = TypeVar("T")
-
-MAX_BYTES = 16 << 10
 MAX_AGE = 5.0
-MAX_NS = 3_600_000_000_000
-"""The longest time that may be told, an hour: whoever is slower is of no use."""
-
 MAX_TOKENS = 1 << 32
 MAX_BATCHES = 8
 MAX_ROWS = 4096
 MAX_CLAIMS = 128
 DTYPES = frozenset({"float32", "bfloat16", "float16", "q8"})
 """The types of hidden states on the wire that have a name; others are left out when read."""
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +142,7 @@ def read_slow(body: bytes) -> SlowFacts:
 
     Errors: :class:`NotVerified`, which names the field.
     """
-    fields = _Fields(body)
+    fields = Fields(body)
     blocks = fields.whole("blocks", 1, MAX_BLOCKS)
     dtypes = frozenset(fields.each("dtypes", 16, fields.word)) & DTYPES
     if "float32" not in dtypes:
@@ -179,7 +169,7 @@ def read_fast(body: bytes, slow: SlowFacts) -> FastFacts:
 
     Errors: :class:`NotVerified`, which names the field; where the two do not fit too.
     """
-    fields = _Fields(body)
+    fields = Fields(body)
     if fields.digest() != slow.digest:
         fields.wrong("digest", "is of another model than the slow facts")
     units = len(slow.units)
@@ -195,7 +185,7 @@ def read_fast(body: bytes, slow: SlowFacts) -> FastFacts:
     )
 
 
-def _units(fields: _Fields, blocks: int) -> tuple[Span, ...]:
+def _units(fields: Fields, blocks: int) -> tuple[Span, ...]:
     def unit(name: str, value: object) -> Span:
         lo, hi = fields.pair(name, value)
         lo = fields.bounded(name, lo, 0, blocks - 1)
@@ -207,7 +197,7 @@ def _units(fields: _Fields, blocks: int) -> tuple[Span, ...]:
     return units
 
 
-def _batches(fields: _Fields, units: int) -> tuple[Batch, ...]:
+def _batches(fields: Fields, units: int) -> tuple[Batch, ...]:
     def batch(name: str, value: object) -> Batch:
         rows, steps = fields.pair(name, value)
         return Batch(fields.bounded(name, rows, 1, MAX_ROWS), fields.times(name, steps, units))
@@ -218,7 +208,7 @@ def _batches(fields: _Fields, units: int) -> tuple[Batch, ...]:
     return batches
 
 
-def _links(fields: _Fields) -> Mapping[str, int]:
+def _links(fields: Fields) -> Mapping[str, int]:
     links = fields.get("links")
     if not isinstance(links, dict) or len(links) > MAX_CLAIMS:
         fields.wrong("links", f"must be an object of at most {MAX_CLAIMS}")
@@ -226,78 +216,3 @@ def _links(fields: _Fields) -> Mapping[str, int]:
         fields.word("links", peer): fields.bounded("links", time, 0, MAX_NS)
         for peer, time in links.items()
     }
-
-
-class _Fields:
-    """The fields of an announcement, each of which is checked when it is taken."""
-
-    def __init__(self, body: bytes) -> None:
-        if len(body) > MAX_BYTES:
-            raise NotVerified(f"an announcement has {len(body)} bytes: at most {MAX_BYTES}")
-        try:
-            value = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_constant)
-        except (ValueError, RecursionError) as error:
-            raise NotVerified(f"an announcement is not JSON: {type(error).__name__}") from None
-        if not isinstance(value, dict):
-            raise NotVerified("an announcement is not a JSON object")
-        self._fields: dict[str, object] = value
-
-    def wrong(self, name: str, why: str) -> NoReturn:
-        raise NotVerified(f"“{name}” of an announcement {why}")
-
-    def get(self, name: str) -> object:
-        if name not in self._fields:
-            self.wrong(name, "is missing")
-        return self._fields[name]
-
-    def whole(self, name: str, low: int, high: int) -> int:
-        return self.bounded(name, self.get(name), low, high)
-
-    def bounded(self, name: str, value: object, low: int, high: int) -> int:
-        if type(value) is not int or not low <= value <= high:
-            self.wrong(name, f"must be a whole number from {low} to {high}")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.get(name)
-        if not isinstance(value, bool):
-            self.wrong(name, "must be true or false")
-        return value
-
-    def word(self, name: str, value: object) -> str:
-        if not isinstance(value, str) or not _WORD.fullmatch(value):
-            self.wrong(name, "must be a word of at most 128 plain characters")
-        return value
-
-    def digest(self) -> str:
-        value = self.get("digest")
-        if not isinstance(value, str) or not _DIGEST.fullmatch(value):
-            self.wrong("digest", "must be 64 hexadecimal digits")
-        return value
-
-    def pair(self, name: str, value: object) -> tuple[object, object]:
-        if not isinstance(value, list) or len(value) != 2:
-            self.wrong(name, "must have pairs")
-        return value[0], value[1]
-
-    def each(self, name: str, most: int, read: Callable[[str, object], T]) -> tuple[T, ...]:
-        value = self.get(name)
-        if not isinstance(value, list) or len(value) > most:
-            self.wrong(name, f"must be a list of at most {most}")
-        return tuple(read(name, item) for item in value)
-
-    def times(self, name: str, value: object, count: int) -> tuple[int, ...]:
-        if not isinstance(value, list) or len(value) != count:
-            self.wrong(name, f"must have a time for each of {count} units")
-        return tuple(self.bounded(name, time, 1, MAX_NS) for time in value)
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a name is there twice")
-    return fields
-
-
-def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

@@ -14,7 +14,8 @@ from itertools import accumulate
 
 from kwaai_core import Hop, Span
 from kwaai_lobe_router.fitting import Fit
-from kwaai_lobe_router.paths import Abandoned, Graph, Lane, Path
+from kwaai_lobe_router.limits import Abandoned, within
+from kwaai_lobe_router.paths import Graph, Lane, Path
 from kwaai_lobe_router.refusals import Late, Refusal, Uncovered, Undecided, Unjoined
 from kwaai_lobe_router.swarm import (
     LOCAL,
@@ -139,11 +140,11 @@ def _limited(fit: Fit, candidates: Sequence[Candidate], graph: Graph, first: int
     model, head, latency = fit.swarm.model, fit.swarm.head, fit.wish.max_latency
     most = None if latency is None else ((latency - head + 1) << _HOPS_BITS) - 1
     try:
-        found = graph.within(first - head, most)
+        found = within(graph, first - head, most)
         if found is not None:
             return _plan(fit, candidates, found)
         swapped = graph.swapped()
-        earliest = swapped.shortest() if most is None else swapped.within(most)
+        earliest = swapped.shortest() if most is None else within(swapped, most)
     except Abandoned:
         return Undecided(model, first)
     if earliest is None:
