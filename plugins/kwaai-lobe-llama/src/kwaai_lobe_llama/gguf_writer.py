@@ -6,9 +6,13 @@ descriptions, and their data, each aligned.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +21,7 @@ from kwaai_core.gguf import TENSOR_TYPES, Value
 
 ALIGNMENT = 32
 _PIECE = 1 << 20
+_NEW_SECONDS = 60
 _VALUE_TYPES = {
     "uint8": 0, "int8": 1, "uint16": 2, "int16": 3, "uint32": 4, "int32": 5, "float32": 6,
     "bool": 7, "string": 8, "uint64": 10, "int64": 11, "float64": 12,
@@ -47,23 +52,58 @@ def uint32(number: int) -> Value:
 
 
 def write_gguf(
-    path: Path, metadata: Mapping[str, Value], tensors: Sequence[Source], model: BinaryIO
+    path: Path,
+    metadata: Mapping[str, Value],
+    tensors: Sequence[Source],
+    model: BinaryIO,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a file whole, or not at all: it has its name only once all of it is on the disk.
 
-    Errors: :class:`OSError` where there is no room for it, or the model cannot be read.
+    ``check`` is called before it gets that name; what it raises leaves nothing behind. Errors:
+    :class:`OSError` where there is no room for it, or the model cannot be read.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(_head(metadata, tensors))
-            for tensor in tensors:
-                _copy(file, model, tensor)
-            file.flush()
-            os.fsync(file.fileno())
+    # others may write the same at the same time: who is last replaces what is equal
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    with opened_part(part) as file:
+        file.write(_head(metadata, tensors))
+        for tensor in tensors:
+            _copy(file, model, tensor)
+        file.flush()
+        os.fsync(file.fileno())
+        check()
         part.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def opened_part(part: Path) -> Iterator[BinaryIO]:
+    """A file that is being written, locked for as long; gone afterwards, if it was not renamed."""
+    try:
+        with part.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
     finally:
         part.unlink(missing_ok=True)
+
+
+def clean_parts(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder: nobody has a lock on it."""
+    for part in folder.glob(".*.part"):
+        # somebody else may clean as well; and a new one may not have its lock yet
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _NEW_SECONDS:
+                with part.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _head(metadata: Mapping[str, Value], tensors: Sequence[Source]) -> bytes:
@@ -73,7 +113,11 @@ def _head(metadata: Mapping[str, Value], tensors: Sequence[Source]) -> bytes:
         kind = struct.pack("<IQ", _TENSOR_TYPES[tensor.type], at)
         described.append(_string(tensor.name) + shape + kind)
         at += _padded(tensor.nbytes)
-    pairs = [_string(key) + _value(value) for key, value in metadata.items()]
+    pairs = [
+        _string(key) + _value(value)
+        for key, value in metadata.items()
+        if key != "general.alignment"  # that of the model; this file has the default
+    ]
     counts = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs))
     return _aligned([counts, *pairs, *described])
 

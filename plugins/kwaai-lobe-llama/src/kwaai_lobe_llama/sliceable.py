@@ -68,6 +68,12 @@ def sliceable(file: GgufFile) -> Sliceable:
         raise ModelFileError(
             f"{file.path} is a mixture of experts, which cannot be cut into spans yet"
         )
+    if file.integer(f"{file.architecture}.nextn_predict_layers"):
+        raise ModelFileError(
+            f"{file.path} has blocks that predict further tokens, which llama.cpp counts among the "
+            "last; it cannot be cut into spans yet"
+        )
+    _check_arrays(file)
     if found.forbidden and file.blocks == found.forbidden:
         raise ModelFileError(
             f"{file.path} has {file.blocks} blocks, by which llama.cpp recognises a model that "
@@ -92,11 +98,26 @@ def check_cut(file: GgufFile, span: Span) -> Sliceable:
     return found
 
 
+def _check_arrays(file: GgufFile) -> None:
+    for name in PER_BLOCK:
+        value = file.metadata.get(f"{file.architecture}.{name}")
+        if value is None or not value.array:
+            continue
+        if value.type == "string" or value.count != file.blocks:
+            raise ModelFileError(
+                f"{file.path} has a {name} of {value.count} elements ({value.type}) for "
+                f"{file.blocks} blocks: get it anew from where it came from"
+            )
+
+
 def has_window(file: GgufFile, block: int) -> bool:
     """Whether a block attends through the sliding window."""
     key = f"{file.architecture}.attention.sliding_window_pattern"
     value = file.metadata.get(key)
     if value is not None and value.array:
         return bool(value.numbers()[block])
-    period = file.integer(key) or ARCHITECTURES[file.architecture].window_period
-    return period > 0 and block % period < period - 1
+    usual = ARCHITECTURES[file.architecture].window_period
+    if not usual:
+        return False
+    period = file.integer(key, usual)
+    return period == 0 or block % period < period - 1  # 0 is “all of them” to llama.cpp

@@ -10,6 +10,7 @@ Slices are kept by the model's digest and what they hold, and made again where t
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from kwaai_core import ModelFileError, Span
-from kwaai_core.gguf import GgufFile, Tensor, Value, open_model, read_gguf
-from kwaai_lobe_llama.gguf_writer import Source, string, uint32, write_gguf
+from kwaai_core.gguf import GgufFile, Stamp, Tensor, Value, open_model, read_gguf
+from kwaai_lobe_llama.gguf_writer import Source, clean_parts, string, uint32, write_gguf
 from kwaai_lobe_llama.sliceable import PER_BLOCK, check_cut, has_window, sliceable
 
 FORMAT = 1
@@ -63,11 +64,16 @@ def _kept(file: GgufFile, path: Path, metadata: dict[str, Value], tensors: list[
     if _whole(path, size, len(tensors)):
         return path
     with open_model(file.path) as model:
-        if read_gguf(file.path).stamp != file.stamp:
-            raise ModelFileError(f"{file.path} has changed while it was read: try again")
+
+        def check() -> None:
+            if Stamp.of(os.fstat(model.fileno())) != file.stamp:
+                raise ModelFileError(f"{file.path} has changed while it was read: try again")
+
+        check()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_gguf(path, metadata, tensors, model)
+            clean_parts(path.parent)
+            write_gguf(path, metadata, tensors, model, check)
         except OSError as error:
             raise ModelFileError(
                 f"{path} cannot be written ({error.strerror or error}): a slice of "
@@ -165,7 +171,9 @@ def _head_tensors(file: GgufFile) -> Iterator[Source]:
     width, narrow = file.embedding_length, _HEAD_FEED_FORWARD
     shapes = {
         "ffn_gate.weight": (width, narrow),
+        "ffn_gate.bias": (narrow,),
         "ffn_up.weight": (width, narrow),
+        "ffn_up.bias": (narrow,),
         "ffn_down.weight": (narrow, width),
     }
     for tensor in file.tensors:

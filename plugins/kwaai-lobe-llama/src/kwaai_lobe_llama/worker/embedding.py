@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+from kwaai_core import ModelFileError
 from kwaai_core.gguf import TENSOR_TYPES, open_model, read_gguf
 from kwaai_lobe_llama.slicing import embedding_scale
 from kwaai_lobe_llama.worker.bindings import ggml
@@ -45,7 +46,9 @@ class Embedding:
 
     def __init__(self, path: str) -> None:
         file = read_gguf(Path(path))
-        table = next(tensor for tensor in file.tensors if tensor.name == _TABLE)
+        table = next((tensor for tensor in file.tensors if tensor.name == _TABLE), None)
+        if table is None or len(table.shape) != 2:
+            raise ModelFileError(f"{path} has no table of token embeddings ({_TABLE})")
         self.width, self.tokens = table.shape
         self._scale = embedding_scale(file)
         self._row = table.nbytes // self.tokens

@@ -8,10 +8,14 @@ from dataclasses import replace
 
 from kwaai_lobe_llama.plan import PAD, Plan
 from kwaai_lobe_llama.worker.bindings import C, ggml
-from kwaai_lobe_llama.worker.loaded import Loaded
+from kwaai_lobe_llama.worker.loaded import EngineError, Loaded
 
 Place = tuple[int, int]
 """Where a row goes: its position, and its stream."""
+
+
+OUTPUT = b"l_out-%d"
+"""What llama.cpp names the output of a block."""
 
 
 class SpanEngine(Loaded):
@@ -30,15 +34,19 @@ class SpanEngine(Loaded):
         return int(C.llama_model_n_embd(self.model))
 
     def _arrange(self, params: C.llama_context_params) -> None:
-        wanted = b"l_out-%d" % (C.llama_model_n_layer(self.model) - 1)
+        wanted = OUTPUT % (C.llama_model_n_layer(self.model) - 1)
         output = (ctypes.c_float * (self._capacity * self.width))()
         address = ctypes.addressof(output)
         self._output = memoryview(output).cast("B")
+        self._taken = 0
 
         def take(tensor: int, ask: bool, _: object) -> bool:
             if ask:
                 return bool(ggml.ggml_get_name(tensor) == wanted)
-            ggml.ggml_backend_tensor_get(tensor, address, 0, ggml.ggml_nbytes(tensor))
+            size = ggml.ggml_nbytes(tensor)
+            if not self._taken:  # where a call is split, more follow, and run() says so
+                ggml.ggml_backend_tensor_get(tensor, address, 0, min(size, len(self._output)))
+                self._taken = size
             return True
 
         # llama.cpp keeps the pointer, so this stays
@@ -50,8 +58,15 @@ class SpanEngine(Loaded):
         The result, ``(len(places), width) float32``, is good until the next call. Errors:
         :class:`Aborted`; :class:`EngineError` where llama.cpp fails.
         """
+        self._taken = 0
         self._run(self._states.filled(states, places))
-        return self._output[: len(places) * self.width * 4]
+        row = self.width * 4
+        if self._taken != len(places) * row:
+            raise EngineError(
+                f"llama.cpp gave the states of {self._taken // row} of {len(places)} rows at once: "
+                "it has split the call, or names its tensors otherwise"
+            )
+        return self._output[: self._taken]
 
 
 class HeadEngine(Loaded):
