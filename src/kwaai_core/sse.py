@@ -122,12 +122,14 @@ class Generate:
             kwaai = openai.route_of(answer.route.hops, batch.report, timing=call.timing)
         texts.append(batch.text)
         document = openai.completion(head, "".join(texts), batch.finish, batch.usage, kwaai)
-        await Json(document)(scope, receive, send)
+        route = openai.route_header(answer.route.hops).decode()
+        await Json(document, headers={"x-kwaai-route": route})(scope, receive, send)
 
     async def _stream(self, call: Call, events: "_Events") -> None:
         async with chat(self._host, call.request) as answer:
             chunks = Chunks(self._head(answer), include_usage=call.include_usage)
             batches, end = _Batches(answer.deltas), None
+            events.route = openai.route_header(answer.route.hops)
             events.held = chunks.opening()
             while end is None:
                 written = events.written
@@ -196,17 +198,18 @@ class _Batches:
 
 
 class _Events:
-    """The body of a streamed answer; ``held`` leaves together with what is written first."""
+    """A streamed answer over its ``route``; ``held`` leaves together with what is written first."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.held = b""
+        self.held = self.route = b""
         self.written = 0
         self.ended = False
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
         if not self.written:
-            await self._send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS]})
+            headers = [*_HEADERS, (b"x-kwaai-route", self.route)]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             body = self.held + body
         self.written += 1
         self.ended = last

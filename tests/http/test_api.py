@@ -103,6 +103,7 @@ async def test_a_chat_completion(served: Served) -> None:
     answer = response.json()
     assert response.status_code == 200
     assert response.headers["x-request-id"].startswith("req_")
+    assert response.headers["x-kwaai-route"] == "local:0-4"
     assert answer.pop("id").startswith("chatcmpl-")
     assert answer.pop("created") > 1_700_000_000
     assert answer == {

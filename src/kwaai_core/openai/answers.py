@@ -66,6 +66,11 @@ def route_of(
     return facts | ({"timing": [_timing(took) for took in report.timings]} if timing else {})
 
 
+def route_header(hops: Sequence[Hop]) -> bytes:
+    """The value of ``x-kwaai-route``: who was to compute which blocks ``[lo, hi)``, in order."""
+    return ", ".join(f"{hop.peer}:{hop.span.lo}-{hop.span.hi}" for hop in hops).encode()
+
+
 def _hop(hop: Hop) -> dict[str, object]:
     return {"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi}
 
