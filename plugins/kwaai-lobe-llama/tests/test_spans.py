@@ -262,6 +262,18 @@ async def test_without_another_way_the_answer_ends_with_the_reason(
         await nodes.all_free()
 
 
+async def test_a_route_over_a_link_that_is_gone_is_trouble_at_once(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
+        gone = Place(nodes.links[1] + 99, REST)
+        routes = Routes([[Place(LOCAL, FIRST), gone], [Place(LOCAL, FIRST), Place(1, REST)]])
+        with trio.fail_after(3):
+            answer = await nodes.ask(routes)
+        assert answer.text == await nodes.whole()
+        assert [t.place for t in routes.asked[1]] == [gone]
+
+
 async def test_who_leaves_in_mid_answer_frees_what_the_hosts_hold(qwen2: Path, gates: Path) -> None:
     async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
         way = [Place(LOCAL, FIRST), Place(nodes.links[1], REST)]

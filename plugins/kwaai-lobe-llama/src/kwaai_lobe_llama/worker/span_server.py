@@ -288,8 +288,12 @@ class SpanServer(Server):
             raise FrameError(f"a worker of spans is sent no {kind.name} frame")
 
     def _route(self, number: int, places: Sequence[Place]) -> None:
-        if self._heading is not None:
-            self._heading.route(number, places)
+        if self._heading is None:
+            return
+        self._heading.route(number, places)
+        for link in {place.link for place in places} - {LOCAL, *self._links}:
+            if isinstance(link, int):  # it was lost while the router thought of it
+                self._heading.lose(link, "there is no such link any more")
 
     def _submit(self, session: Session) -> None:
         if self._heading is not None:
