@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         check_executor,
         check_identity,
         check_router,
+        check_spans,
         check_transport,
     )
     from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
@@ -25,16 +26,36 @@ if TYPE_CHECKING:
     )
     from kwaai_core.testing.network import Line, Network
     from kwaai_core.testing.nodes import load_lobe, open_test_node
+    from kwaai_core.testing.spans import TOY, FakeSpanExecutor
 
 __all__ = [
-    "CARD", "FakeCatalog", "FakeHost", "FakeIdentities", "FakeIdentity", "Line", "Network",
-    "Nonconformance", "Played", "ScriptedExecutor", "Step", "befriend", "check_catalog",
-    "check_executor", "check_identity", "check_router", "check_transport", "fake_owner",
-    "load_lobe", "open_test_node",
+    "CARD",
+    "TOY",
+    "FakeCatalog",
+    "FakeHost",
+    "FakeIdentities",
+    "FakeIdentity",
+    "FakeSpanExecutor",
+    "Line",
+    "Network",
+    "Nonconformance",
+    "Played",
+    "ScriptedExecutor",
+    "Step",
+    "befriend",
+    "check_catalog",
+    "check_executor",
+    "check_identity",
+    "check_router",
+    "check_spans",
+    "check_transport",
+    "fake_owner",
+    "load_lobe",
+    "open_test_node",
 ]  # fmt: skip
 
 
-_MODULES = ("fakes", "identities", "network", "conformance", "nodes")
+_MODULES = ("fakes", "identities", "network", "conformance", "nodes", "spans")
 
 
 def __getattr__(name: str) -> Any:

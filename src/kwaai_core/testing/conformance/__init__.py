@@ -9,10 +9,11 @@ from kwaai_core.testing.conformance.executor import EXECUTOR_RULES, Subject, che
 from kwaai_core.testing.conformance.identity import IDENTITY_RULES, check_identity
 from kwaai_core.testing.conformance.router import ROUTER_RULES, check_router
 from kwaai_core.testing.conformance.rules import Nonconformance
+from kwaai_core.testing.conformance.spans import SPAN_RULES, SpanSubject, check_spans
 from kwaai_core.testing.conformance.transport import TRANSPORT_RULES, check_transport
 
 __all__ = [
-    "CATALOG_RULES", "EXECUTOR_RULES", "IDENTITY_RULES", "ROUTER_RULES", "TRANSPORT_RULES",
-    "Nonconformance", "Subject", "check_catalog", "check_executor", "check_identity",
-    "check_router", "check_transport",
+    "CATALOG_RULES", "EXECUTOR_RULES", "IDENTITY_RULES", "ROUTER_RULES", "SPAN_RULES",
+    "TRANSPORT_RULES", "Nonconformance", "SpanSubject", "Subject", "check_catalog",
+    "check_executor", "check_identity", "check_router", "check_spans", "check_transport",
 ]  # fmt: skip
