@@ -124,7 +124,8 @@ class SpanHead(Protocol):
     def generate(
         self, request: GenerateRequest, routing: Routing
     ) -> AbstractAsyncContextManager[ReceiveChannel[Delta]]:
-        """Like :meth:`kwaai_core.Executor.generate`, over the places that ``routing`` names."""
+        """Like :meth:`kwaai_core.Executor.generate`, over the places that ``routing`` names. The
+        hops in the report of its last delta have the number of a link as their peer."""
         ...
 
 
