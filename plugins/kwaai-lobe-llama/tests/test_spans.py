@@ -187,6 +187,15 @@ async def test_units_of_one_worker_give_the_text_of_the_whole(
         await nodes.all_free()
 
 
+async def test_what_is_held_is_measured_before_the_first_session(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [FIRST, REST]) as nodes:
+        await trio.sleep(0.3)
+        load = nodes.hosts[0].load()
+        assert len(load.step_seconds) == len(load.row_seconds) == 2
+        assert all(0 < seconds < 1 for seconds in (*load.step_seconds, *load.row_seconds))
+        assert (load.free, load.sessions, load.waiting) == (SETTINGS.streams, 0, 0)
+
+
 async def test_a_chain_of_workers_gives_the_text_of_the_whole_to_many_at_once(
     qwen2: Path, gates: Path
 ) -> None:

@@ -25,6 +25,7 @@ from kwaai_lobe_llama.worker.units import Piece, Unit
 Report = Callable[[str], None]
 
 _ANSWER = 15
+_MEASURED = 8
 _ROW_LIMITS = (8, 7, 4, 2, 1)
 
 
@@ -39,8 +40,20 @@ def load_units(plan: Plan, files: Sequence[UnitFile], report: Report) -> tuple[l
         unit = Unit(file.span, SpanEngine(replace(plan, path=file.path)))
         if plan.exact:
             rows = min(rows, _limit(plan, file.path, f"units {file.span}", _rows_of(unit), report))
+        _measure(unit)
         units.append(unit)
     return units, rows
+
+
+def _measure(unit: Unit) -> None:
+    """Pass a chunk and a few lone rows through a unit: what it announces of its speed is measured,
+    and its weights are in memory before the first session."""
+    rows = min(_MEASURED, unit.engine.plan.cells - 1 - _MEASURED)
+    states = _made_up(random.Random(20), unit.engine.width, 2 * rows)
+    unit.chunk(_piece(unit, states, 0, 0, rows))
+    for position in range(rows, 2 * rows):
+        unit.lone_rows([_piece(unit, states, 0, position, 1)])
+    unit.truncate(0, 0)
 
 
 def load_head(plan: Plan, path: str, report: Report) -> tuple[HeadEngine, int]:
