@@ -256,6 +256,22 @@ async def test_an_author_who_says_too_much_is_cut_short(
             assert body is not None
 
 
+async def test_a_blocked_author_is_not_heard_whoever_passes_it_on(
+    autojump_clock: MockClock, network: Network
+) -> None:
+    async with (
+        swarm(network, 3, (0, 1), (1, 2)) as (node, between, blocked),
+        node.topics.subscribe("t") as channel,
+        between.topics.subscribe("t") as other,
+    ):
+        node.topics._allows = lambda peer, protocol: peer != blocked.peer
+        await trio.sleep(3)
+        await blocked.topics.broadcast("t", b"hear me")
+        assert await heard(other) == b"hear me"
+        await between.topics.broadcast("t", b"fine")
+        assert await heard(channel) == b"fine"
+
+
 async def test_who_is_not_let_in_is_told_nothing(
     autojump_clock: MockClock, network: Network
 ) -> None:

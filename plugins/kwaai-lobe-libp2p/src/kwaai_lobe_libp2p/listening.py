@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 
 import ifaddr
@@ -17,7 +19,8 @@ from kwaai_lobe_libp2p.addresses import Address, of_socket, parse
 from kwaai_lobe_libp2p.connection import Connection, Handshake
 
 HALF_OPEN, HALF_OPEN_EACH = 512, 128
-"""How many connections may be at their handshake at once: in all, and from one IP address."""
+"""How many connections may be at their handshake at once: in all, and from one source, which is
+an address of version 4 or a network of 64 bits of version 6."""
 
 _BACKLOG = 1024
 
@@ -107,14 +110,18 @@ def _interfaces(kind: str) -> list[str]:
 
 
 class Porch:
-    """Where who dials this node proves who it is, and is given up if it does not."""
+    """Where who dials this node proves who it is, and is given up if it does not.
+
+    A handshake takes milliseconds. So where too many are under way the oldest is given up, of the
+    source that has most of them, and a newcomer finds a place however many strangers only wait.
+    """
 
     def __init__(
         self, handshake: Handshake, adopt: Callable[[Connection], Awaitable[None]]
     ) -> None:
         self._handshake = handshake
         self._adopt = adopt
-        self._waiting: Counter[str] = Counter()
+        self._waiting: dict[str, deque[trio.CancelScope]] = {}
 
     async def admit(self, stream: trio.SocketStream) -> None:
         """Carry on the connection of a socket, to its end. Whatever comes, this returns."""
@@ -122,21 +129,49 @@ class Porch:
             address = of_socket(stream.socket.getpeername())
         except OSError:
             return  # gone already
-        waiting = self._waiting
-        if waiting[address.host] >= HALF_OPEN_EACH or waiting.total() >= HALF_OPEN:
-            _log.info("too many connections are at their handshake: %s is turned away", address)
-            return
-        waiting[address.host] += 1
+        connection = None
+        with self._place(source_of(address)):
+            try:
+                connection = await self._handshake.inbound(stream, address)
+            except PeerUnreachable as error:
+                _log.debug("%s did not become a peer: %s", address, error.message)
+        if connection is not None:
+            await self._adopt(connection)
+
+    @contextmanager
+    def _place(self, source: str) -> Iterator[None]:
+        """A place for a handshake of a source, for which others may have to go; and it later."""
+        if len(self._waiting.get(source, ())) >= HALF_OPEN_EACH:
+            self._give_up(source)
+        elif sum(map(len, self._waiting.values())) >= HALF_OPEN:
+            self._give_up(max(self._waiting, key=lambda one: len(self._waiting[one])))
+        scope = trio.CancelScope()
+        self._waiting.setdefault(source, deque()).append(scope)
         try:
-            connection = await self._handshake.inbound(stream, address)
-        except PeerUnreachable as error:
-            _log.debug("%s did not become a peer: %s", address, error.message)
-            return
+            with scope:
+                yield
         finally:
-            waiting[address.host] -= 1
-            if not waiting[address.host]:
-                del waiting[address.host]
-        await self._adopt(connection)
+            self._leave(source, scope)
+
+    def _give_up(self, source: str) -> None:
+        oldest = self._waiting[source][0]
+        _log.info("too many handshakes are under way: the oldest of %s is given up", source)
+        self._leave(source, oldest)
+        oldest.cancel()
+
+    def _leave(self, source: str, scope: trio.CancelScope) -> None:
+        waiting = self._waiting.get(source, deque())
+        if scope in waiting:
+            waiting.remove(scope)
+        if not waiting:
+            self._waiting.pop(source, None)
+
+
+def source_of(address: Address) -> str:
+    """Whose an address is, as far as limits go: a line has 2**64 addresses of version 6."""
+    if address.kind != "ip6":
+        return address.host
+    return str(ip_network((address.host.partition("%")[0], 64), strict=False))
 
 
 def close(listeners: Sequence[trio.SocketListener]) -> None:

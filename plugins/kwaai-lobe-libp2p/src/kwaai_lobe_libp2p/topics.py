@@ -255,6 +255,9 @@ class Topics:
         message = gossip.verified(self._identity, told)
         if not message.is_recent(self._now()):
             return  # for who passed it on it may just not have been old
+        if not self._allows(message.peer, gossip.CONTACT):
+            self._seen[message.id] = self._now()  # blocked here, whoever passes it on
+            return
         if not self._authors.take(message.peer):
             _log.info("%s says too much; a message on %s is dropped", message.peer, message.topic)
             self._seen[message.id] = self._now()
