@@ -1,0 +1,199 @@
+"""The gateway's side: the head of a model, and a link to each host that its answers use."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+import trio
+
+from kwaai_core import KwaaiError, ModelCard, PeerUnreachable, Transport
+from kwaai_core.errors import cause_of
+from kwaai_core.span.frames import PROTOCOL
+from kwaai_core.span.roles import LOCAL as LOCAL_LINK
+from kwaai_core.span.roles import SpanExecutor, SpanHead
+from kwaai_lobe_router.agreeing import MAX_FRAME, STEP_SECONDS, Told, Wanted, agreed, carried
+from kwaai_lobe_router.swarm import LOCAL
+
+log = logging.getLogger(__name__)
+
+WARM_SECONDS = 120.0
+"""For how long a link that no answer uses is kept."""
+
+LOOK_SECONDS = 0.25
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+
+
+@dataclass(eq=False, slots=True)
+class _Linking:
+    """A link, from the first attempt on; ``number`` is None until it is there."""
+
+    number: int | None = None
+    error: KwaaiError | None = None
+    settled: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class Gateway:
+    """The head of one model in one mode, and its links, which tasks of ``nursery`` keep.
+
+    ``users`` counts, by peer, the sessions that go over it or hold it warm.
+    """
+
+    def __init__(
+        self, nursery: trio.Nursery, transport: Transport | None, head: SpanHead, wanted: Wanted
+    ) -> None:
+        self.head = head
+        self.users = Counter[str]()
+        self._nursery = nursery
+        self._transport = transport
+        self._wanted = wanted
+        self._links: dict[str, _Linking] = {}
+        self._names = {LOCAL_LINK: LOCAL}
+        self._delays: dict[str, tuple[float, float]] = {}
+
+    def peer_of(self, link: object) -> str:
+        """Whose link it is, or was."""
+        return self._names.get(link, "nobody") if isinstance(link, int) else "nobody"
+
+    def linked(self, peer: str) -> bool:
+        """Whether there is a link that works."""
+        linking = self._links.get(peer)
+        return linking is not None and self._works(linking)
+
+    def _works(self, linking: _Linking) -> bool:
+        return linking.number is not None and not self.head.lost(linking.number)
+
+    async def link(self, peer: str) -> int:
+        """The number of a link to a peer, which is opened if need be.
+
+        Errors: :class:`KwaaiError`, whatever kept it from being opened, lately too.
+        """
+        if peer == LOCAL:
+            return LOCAL_LINK
+        linking = self._links.get(peer)
+        if linking is not None and linking.number is not None and not self._works(linking):
+            linking.scope.cancel()
+            linking = None
+        if linking is None:
+            linking = self._begin(peer)
+        await linking.settled.wait()
+        if linking.number is None:
+            raise linking.error or PeerUnreachable(f"the link to {peer} was closed")
+        return linking.number
+
+    def _begin(self, peer: str) -> _Linking:
+        _, until = self._delays.get(peer, (0.0, 0.0))
+        if trio.current_time() < until:
+            raise PeerUnreachable(f"{peer} could not be reached just now")
+        linking = self._links[peer] = _Linking()
+        self._nursery.start_soon(self._keep, peer, linking)
+        return linking
+
+    async def _keep(self, peer: str, linking: _Linking) -> None:
+        try:
+            with linking.scope:
+                await self._linked(peer, linking)
+        except Exception as error:  # noqa: BLE001  # of an executor or a peer: it costs this link
+            known = error if isinstance(error, KwaaiError) else KwaaiError(cause_of(error))
+            linking.error = known
+            log.debug("the link to %s: %s", peer, known.message)
+        finally:
+            if self._links.get(peer) is linking:
+                del self._links[peer]
+            if linking.number is None or linking.error is not None:
+                delay, _ = self._delays.get(peer, (0.0, 0.0))
+                delay = min(max(_FIRST_DELAY, delay * 2), _LONGEST_DELAY)
+                until = trio.current_time() + delay * random.uniform(0.75, 1.0)
+                self._delays[peer] = delay, until
+            linking.settled.set()
+
+    async def _linked(self, peer: str, linking: _Linking) -> None:
+        if self._transport is None:
+            raise PeerUnreachable("without a transport there are no peers")
+        seconds = STEP_SECONDS
+        opening = self._transport.open(peer, PROTOCOL, max_frame=MAX_FRAME, seconds=seconds)
+        async with opening as stream:
+            self._check(peer, await agreed(stream, self._wanted))
+            async with (
+                carried(self._transport, stream) as channel,
+                self.head.link(peer, channel) as number,
+            ):
+                linking.number = number
+                self._names[number] = peer
+                self._delays.pop(peer, None)
+                linking.settled.set()
+                await self._while_of_use(peer, number)
+
+    def _check(self, peer: str, told: Told) -> None:
+        """Errors: :class:`KwaaiError` for a host that does not fit this head."""
+        mine, slow = self.head.facts, told.slow
+        if (slow.width, slow.blocks) != (mine.width, mine.blocks) or slow.chunk < mine.chunk:
+            raise KwaaiError(f"{peer} computes in other shapes than the head of this node")
+
+    async def _while_of_use(self, peer: str, number: int) -> None:
+        used = trio.current_time()
+        while not self.head.lost(number):
+            now = trio.current_time()
+            used = now if self.users[peer] > 0 else used
+            if now - used > WARM_SECONDS:
+                return
+            await trio.sleep(LOOK_SECONDS)
+        raise PeerUnreachable(f"the link to {peer} was lost")
+
+    def warm(self, peer: str) -> None:
+        """Open a link that may be needed soon."""
+        if peer != LOCAL and peer not in self._links:
+            try:
+                self._begin(peer)
+            except PeerUnreachable:
+                return
+
+
+@dataclass(eq=False, slots=True)
+class _Opening:
+    ready: trio.Event = field(default_factory=trio.Event)
+    gateway: Gateway | None = None
+    error: Exception | None = None
+
+
+class Gateways:
+    """One for each model and mode that was asked for. ``nursery`` keeps their heads open."""
+
+    def __init__(self, nursery: trio.Nursery, transport: Transport | None) -> None:
+        self._nursery = nursery
+        self._transport = transport
+        self._all: dict[tuple[str, bool], _Opening] = {}
+
+    async def of(self, executor: SpanExecutor, card: ModelCard, *, exact: bool) -> Gateway:
+        """The gateway of a model. Errors: those of :meth:`SpanExecutor.head`."""
+        key = card.digest, exact
+        opening = self._all.get(key)
+        if opening is None:
+            opening = self._all[key] = _Opening()
+            self._nursery.start_soon(self._keep, executor, card, exact, opening)
+        await opening.ready.wait()
+        if opening.gateway is None:
+            raise opening.error or KwaaiError(f"the head of {card.id} was closed")
+        return opening.gateway
+
+    async def _keep(
+        self, executor: SpanExecutor, card: ModelCard, exact: bool, opening: _Opening
+    ) -> None:
+        try:
+            async with (
+                executor.head(card, exact=exact) as head,
+                trio.open_nursery() as nursery,
+            ):
+                wanted = Wanted(card.digest, exact)
+                opening.gateway = Gateway(nursery, self._transport, head, wanted)
+                opening.ready.set()
+                await trio.sleep_forever()
+        except Exception as error:  # of an executor: told to whoever waits for it
+            opening.error, opening.gateway = error, None
+            log.debug("the head of %s", card.id, exc_info=error)
+        finally:
+            self._all.pop((card.digest, exact), None)
+            opening.ready.set()

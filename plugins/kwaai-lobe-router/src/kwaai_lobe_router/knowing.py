@@ -1,0 +1,174 @@
+"""Who holds what of a model now: found, asked and measured for as long as anybody wants to know."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from kwaai_core import KwaaiError, NotVerified, ProtocolRefused, Transport
+from kwaai_lobe_router.agreeing import (
+    MAX_FRAME,
+    STATUS,
+    STEP_SECONDS,
+    Told,
+    Wanted,
+)
+from kwaai_lobe_router.candidates import candidate
+from kwaai_lobe_router.facts import MAX_AGE, provider_key, read_fast, read_slow
+from kwaai_lobe_router.measuring import RoundTrips
+from kwaai_lobe_router.swarm import Candidate
+
+log = logging.getLogger(__name__)
+
+FIND_SECONDS, ASK_SECONDS = 5.0, 2.0
+ANSWER_SECONDS = 1.5
+IDLE_SECONDS = 60.0
+"""A model that nobody has asked for is not looked after any more."""
+
+FIRST_SECONDS = 3.0
+_LONGEST = 30.0
+_MOST_PEERS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a peer told of itself, and when; ``rtt`` in nanoseconds."""
+
+    peer: str
+    told: Told
+    rtt: int
+    at: float
+
+
+class Neighbourhood:
+    """The holders of one model. :meth:`run` keeps it up to date; ``me`` is this node's peer id."""
+
+    def __init__(self, transport: Transport, trips: RoundTrips, digest: str, me: str) -> None:
+        self.digest = digest
+        self.known: dict[str, Known] = {}
+        self.news = trio.Event()
+        self.wanted = trio.current_time()
+        self._transport = transport
+        self._trips = trips
+        self._me = me
+        self._asked: dict[str, trio.Event] = {}
+        self._found = trio.Event()
+
+    def candidates(self) -> list[Candidate]:
+        """Who could compute blocks of it, as far as what is known is fresh."""
+        self.wanted = now = trio.current_time()
+        fresh = [known for known in self.known.values() if now - known.at <= MAX_AGE]
+        return [
+            candidate(known.peer, known.told.slow, known.told.fast, rtt=known.rtt, me=self._me)
+            for known in fresh
+        ]
+
+    async def first(self) -> None:
+        """Wait until those that there are have been asked once, or some seconds."""
+        self.wanted = trio.current_time()
+        with trio.move_on_after(FIRST_SECONDS):
+            await self._found.wait()
+            for asked in list(self._asked.values()):
+                await asked.wait()
+
+    async def until_news(self, seconds: float) -> None:
+        """Wait for something that was not known, at most so long."""
+        with trio.move_on_after(seconds):
+            await self.news.wait()
+
+    def forget(self, peer: str) -> None:
+        """A link to a peer is lost: what it said does not count before it is asked again."""
+        self.known.pop(peer, None)
+
+    async def run(self) -> None:
+        """Until nobody has wanted to know for a while."""
+        async with trio.open_nursery() as nursery:
+            while trio.current_time() - self.wanted < IDLE_SECONDS:
+                for peer in await self._find():
+                    if peer not in self._asked and len(self._asked) < _MOST_PEERS:
+                        self._asked[peer] = trio.Event()
+                        nursery.start_soon(self._keep_asking, peer)
+                self._found.set()
+                await trio.sleep(FIND_SECONDS * random.uniform(0.75, 1.0))
+            nursery.cancel_scope.cancel()
+
+    async def _find(self) -> Sequence[str]:
+        """Those who say that they hold some of it, and those who are connected anyway."""
+        found = {link.peer for link in self._transport.links()}
+        with suppress(KwaaiError):
+            key = provider_key(self.digest)
+            found |= set(await self._transport.providers(key, seconds=FIRST_SECONDS))
+        return sorted(found - {self._me})
+
+    async def _keep_asking(self, peer: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._ask(peer)
+                failures = 0
+            except KwaaiError as error:
+                log.debug("%s tells nothing of %s: %s", peer, self.digest[:12], error)
+                self.known.pop(peer, None)
+                failures += 1
+                if isinstance(error, ProtocolRefused | NotVerified):
+                    failures += 2
+            self._asked[peer].set()
+            pause = min(ASK_SECONDS * 2 ** min(failures, 8), _LONGEST) if failures else ASK_SECONDS
+            await trio.sleep(pause * random.uniform(0.75, 1.0))
+
+    async def _ask(self, peer: str) -> None:
+        with trio.move_on_after(ANSWER_SECONDS) as scope:
+            rtt = await self._trips.of(peer)
+            told = await self._status(peer)
+        if scope.cancelled_caught:
+            raise NotVerified(f"{peer} did not answer within {ANSWER_SECONDS:g} s")
+        if told is None:
+            self.known.pop(peer, None)
+            return
+        fresh = peer not in self.known
+        self.known[peer] = Known(peer, told, rtt, trio.current_time())
+        if fresh:
+            self.news.set()
+            self.news = trio.Event()
+
+    async def _status(self, peer: str) -> Told | None:
+        opening = self._transport.open(peer, STATUS, max_frame=MAX_FRAME, seconds=STEP_SECONDS)
+        async with opening as stream:
+            await stream.send(Wanted(self.digest, exact=False).encode(), seconds=STEP_SECONDS)
+            body = await stream.receive(seconds=STEP_SECONDS)
+            if not body:
+                return None
+            slow = read_slow(body)
+            if slow.digest != self.digest:
+                raise NotVerified(f"{peer} tells of another model than it was asked for")
+            return Told(slow, read_fast(await stream.receive(seconds=STEP_SECONDS), slow))
+
+
+class Neighbourhoods:
+    """One for each model that was asked for lately; ``nursery`` keeps them up to date."""
+
+    def __init__(
+        self, nursery: trio.Nursery, transport: Transport, trips: RoundTrips, me: str
+    ) -> None:
+        self._nursery = nursery
+        self._make = transport, trips
+        self._me = me
+        self._all: dict[str, Neighbourhood] = {}
+
+    def of(self, digest: str) -> Neighbourhood:
+        """What is known of a model's holders, from now on."""
+        if digest not in self._all:
+            self._all[digest] = Neighbourhood(*self._make, digest, self._me)
+            self._nursery.start_soon(self._run, self._all[digest])
+        return self._all[digest]
+
+    async def _run(self, one: Neighbourhood) -> None:
+        try:
+            await one.run()
+        finally:
+            del self._all[one.digest]

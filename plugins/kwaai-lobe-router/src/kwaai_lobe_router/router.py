@@ -1,0 +1,223 @@
+"""The role router: the whole model here where that can be, else a route over its spans."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from kwaai_core import (
+    Executor,
+    GenerateRequest,
+    Hop,
+    Host,
+    Intent,
+    LobeFailed,
+    ModelCard,
+    ModelNotFound,
+    NoPeerAvailable,
+    RequestError,
+    Route,
+    Router,
+    Span,
+    Tier,
+    UnsupportedParameter,
+)
+from kwaai_core.span.roles import SpanExecutor
+from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
+from kwaai_lobe_router.candidates import candidate
+from kwaai_lobe_router.gateways import Gateway, Gateways
+from kwaai_lobe_router.holding import Keeper, runs_spans
+from kwaai_lobe_router.knowing import Neighbourhoods
+from kwaai_lobe_router.measuring import RoundTrips, fast_facts, slow_facts
+from kwaai_lobe_router.planning import plan
+from kwaai_lobe_router.serving import Serving
+from kwaai_lobe_router.sessions import SessionRouting, View
+from kwaai_lobe_router.settings import SpansSettings
+from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, TierOf, Wish
+from kwaai_lobe_router.tasks import tasks
+
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def open_router(host: Host) -> AsyncIterator[Router]:
+    """The router, with what this node holds of models. Leaving moves the sessions of peers first.
+
+    Without a transport, or an identity, it routes to the executors of this node alone.
+    """
+    settings, transport, identity = host.settings(SpansSettings), host.transport, host.identity
+    if transport is None or identity is None:
+        yield SpanRouter(host, settings)
+        return
+    async with tasks() as nursery:
+        trips = RoundTrips(transport, nursery)
+        serving = Serving(transport, trips, settings.links)
+        swarm = Shared(
+            identity.peer_id,
+            serving,
+            Neighbourhoods(nursery, transport, trips, identity.peer_id),
+            Gateways(nursery, transport),
+        )
+        nursery.start_soon(Keeper(host, settings, serving, swarm.known).run)
+        async with serving.opened():
+            yield SpanRouter(host, settings, swarm)
+            await serving.drain(settings.drain_seconds)
+
+
+class Shared:
+    """What a router over spans goes by: who ``me`` is, what is held, who is known, who is linked.
+
+    ``blamed`` counts how often the link to a peer failed in an answer.
+    """
+
+    def __init__(
+        self, me: str, serving: Serving, known: Neighbourhoods, gateways: Gateways
+    ) -> None:
+        self.me = me
+        self.serving = serving
+        self.known = known
+        self.gateways = gateways
+        self.blamed = Counter[str]()
+
+    def mine(self, digest: str) -> Candidate | None:
+        """This node's own units of a model, as a plan sees them."""
+        holding = self.serving.holdings.get(digest)
+        fast = None if holding is None else fast_facts(digest, holding.host, {})
+        if holding is None or fast is None:
+            return None
+        return candidate(LOCAL, slow_facts(holding.card, holding.host), fast, rtt=0, me=self.me)
+
+    def blame(self, peer: str, reason: str) -> None:
+        """Note that a peer's link failed under an answer."""
+        log.warning("%s was lost in an answer: %s", peer, reason)
+        self.blamed[peer] += 1
+
+
+class SpanRouter:
+    """See :class:`kwaai_core.Router`. ``swarm`` is None where there are no peers at all."""
+
+    def __init__(self, host: Host, settings: SpansSettings, swarm: Shared | None = None) -> None:
+        self._host = host
+        self._settings = settings
+        self.swarm = swarm
+
+    async def route(self, intent: Intent) -> Route:
+        """See :meth:`kwaai_core.Router.route`; a failed executor counts only if no other can."""
+        if intent.max_price is not None:
+            raise RequestError("max_price: nothing has a price here yet", param="kwaai.max_price")
+        found = await self.executors_of(intent.model)
+        for executor, card in found:
+            spans = runs_spans(executor)
+            alone = self.swarm is None or not card.digest or spans is None
+            if alone or (spans and await self._fits(spans, card, intent)):
+                return _whole(executor, card, intent)
+        executor, card = found[0]
+        spans = runs_spans(executor)
+        if spans is None or self.swarm is None:
+            return _whole(executor, card, intent)
+        return await self._over_spans(self.swarm, spans, card, intent)
+
+    async def _fits(self, executor: SpanExecutor, card: ModelCard, intent: Intent) -> bool:
+        whole = self._settings.whole
+        return whole and await executor.fits(card, exact=bool(intent.exact))
+
+    async def executors_of(self, model: str) -> list[tuple[Executor, ModelCard]]:
+        """Everything here that runs a model of this id or digest, at least one.
+
+        Errors: :class:`ModelNotFound`, :class:`LobeFailed`.
+        """
+        seen, found, failure = set[str](), list[tuple[Executor, ModelCard]](), None
+        for executor in self._host.executors:
+            try:
+                cards = await executor.models()
+            except LobeFailed as error:
+                failure = error
+                continue
+            seen.update(card.id for card in cards)
+            found += [
+                (executor, card)
+                for card in cards
+                if model == card.id or (card.digest and model == card.digest)
+            ]
+        if not found:
+            raise failure or ModelNotFound(model, sorted(seen))
+        return found
+
+    async def _over_spans(
+        self, swarm: Shared, executor: SpanExecutor, card: ModelCard, intent: Intent
+    ) -> Route:
+        exact = intent.exact is not False
+        gateway = await swarm.gateways.of(executor, card, exact=exact)
+        view = await self.view(swarm, card)
+        wish = self.wish(swarm, intent, gateway)
+        found = plan(view.swarm(), wish, view.tier_of)
+        if not isinstance(found, Plan):
+            raise NoPeerAvailable(f"{card.id} is not run by this node alone, and {found}")
+        begin = partial(self._begin, swarm, executor, card, wish)
+        return Route(ChainExecutor(card, begin), card, found.hops)
+
+    async def view(self, swarm: Shared, card: ModelCard) -> View:
+        """What is known of a model's holders, once they have been asked."""
+        others = swarm.known.of(card.digest)
+        await others.first()
+        tier_of = await self._tiers(others.known)
+        return View(card.id, card.blocks, others, partial(swarm.mine, card.digest), tier_of)
+
+    async def _tiers(self, peers: Mapping[str, object]) -> TierOf:
+        """How far each peer is trusted; without a lobe that judges them they are unknown."""
+        trust, tiers = self._host.trust, dict[str, Tier]()
+        if trust is not None:
+            tiers = {peer: (await trust.assess(peer)).tier for peer in list(peers)}
+        return lambda peer: tiers.get(peer, "unknown")
+
+    def wish(self, swarm: Shared, intent: Intent, gateway: Gateway) -> Wish:
+        """What a route has to satisfy for an intent."""
+        return Wish(
+            min_tier=intent.min_tier,
+            max_latency=_nanoseconds(intent.max_latency_ms),
+            max_first_token=_nanoseconds(intent.max_first_token_ms),
+            local_blocks=max(intent.local_blocks, self._settings.local_blocks),
+            exact=intent.exact is not False,
+            fingerprint=gateway.head.facts.fingerprint,
+            salt=swarm.me,
+        )
+
+    async def _begin(
+        self,
+        swarm: Shared,
+        executor: SpanExecutor,
+        card: ModelCard,
+        wish: Wish,
+        request: GenerateRequest,
+    ) -> tuple[Gateway, SessionRouting]:
+        gateway = await swarm.gateways.of(executor, card, exact=wish.exact)
+        view = await self.view(swarm, card)
+        wish = replace(wish, prompt=prompt_tokens(request.prompt))
+        return gateway, SessionRouting(view, gateway, wish, swarm.blame)
+
+    def describe(self) -> Mapping[str, Any]:
+        """What is held here for the swarm, and which peers were lost in answers."""
+        if self.swarm is None:
+            return {"holds": [], "lost": {}}
+        holds = [
+            {"model": h.card.id, "units": [[unit.lo, unit.hi] for unit in h.host.units]}
+            for h in self.swarm.serving.holdings.values()
+        ]
+        return {"holds": holds, "lost": dict(self.swarm.blamed)}
+
+
+def _whole(executor: Executor, card: ModelCard, intent: Intent) -> Route:
+    for name in ("max_latency_ms", "max_first_token_ms"):
+        if getattr(intent, name) is not None:
+            why = "this node runs the whole model itself, and measures only spans"
+            raise UnsupportedParameter(f"{name}: {why}", param=f"kwaai.{name}")
+    return Route(executor, card, (Hop(LOCAL, Span(0, card.blocks)),))
+
+
+def _nanoseconds(milliseconds: float | None) -> int | None:
+    return None if milliseconds is None else int(milliseconds * 1e6)

@@ -1,0 +1,216 @@
+"""Where one answer goes: planned first, and again whenever a part of its route is of no use.
+
+Only the peer whose own link failed is left for it. The rest of the route stays where it is, and
+what is missing is planned anew among those who are known to be there, which takes no word of
+anybody: the gap is that of the replay.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import inf
+
+import trio
+
+from kwaai_core import Hop, KwaaiError, NoPeerAvailable, UpstreamLost
+from kwaai_core.span.hop import Blame, Place, Trouble
+from kwaai_lobe_router.gateways import Gateway
+from kwaai_lobe_router.knowing import Neighbourhood
+from kwaai_lobe_router.planning import backup, mend, plan
+from kwaai_lobe_router.refusals import Refusal
+from kwaai_lobe_router.swarm import Candidate, Plan, Swarm, TierOf, Wish
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS, FULL_PATIENCE_SECONDS = 10.0, 30.0
+"""For how long a path is looked for, and where all that is missing is room."""
+
+LOST_SECONDS, LEAVING_SECONDS, REFUSED_SECONDS = 5.0, 60.0, 600.0
+"""For how long a session does not go to a peer that was lost, leaves, or refused it."""
+
+_LOOK_SECONDS = 0.25
+_SLOWER = 4
+"""A step is slow when it takes so much longer than those before."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A model's holders as a session sees them; ``mine`` are this node's own units."""
+
+    model: str
+    blocks: int
+    others: Neighbourhood | None
+    mine: Callable[[], Candidate | None]
+    tier_of: TierOf
+
+    def swarm(self) -> Swarm:
+        """What is known now."""
+        mine = self.mine()
+        others = self.others.candidates() if self.others is not None else []
+        return Swarm(self.model, self.blocks, (*([mine] if mine else []), *others))
+
+
+class SessionRouting:
+    """The :class:`kwaai_core.span.roles.Routing` of one answer.
+
+    ``same_text``: all that computed for it until now was exact and of one fingerprint. ``blamed``
+    is called with each peer whose own link failed. Whoever made it calls :meth:`close`.
+    """
+
+    def __init__(
+        self, view: View, gateway: Gateway, wish: Wish, blamed: Callable[[str, str], None]
+    ) -> None:
+        self.same_text = True
+        self.plan: Plan | None = None
+        self.backup: Plan | None = None
+        self._view = view
+        self._gateway = gateway
+        self._wish = wish
+        self._blamed = blamed
+        self._excluded: dict[str, float] = {}
+        self._full = False
+        self._held: list[str] = []
+
+    async def __call__(
+        self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
+    ) -> Sequence[Place]:
+        """See :class:`kwaai_core.span.roles.Routing`."""
+        if not route:
+            self._wish = replace(self._wish, tokens=tokens)
+        hard = [t for t in trouble if t.blame not in (Blame.SLOW, Blame.LEAVING)]
+        for one in trouble:
+            self._note(one)
+        if route and not hard:
+            return await self._better(route, trouble)
+        failed = {one.place for one in hard}
+        return await self._found([place for place in route if place not in failed], first=not route)
+
+    def _note(self, trouble: Trouble) -> None:
+        peer, now = self._gateway.peer_of(trouble.place.link), trio.current_time()
+        if trouble.blame is Blame.LOST:
+            self._exclude(peer, now + LOST_SECONDS)
+            self._blamed(peer, trouble.reason)
+            if self._view.others is not None:
+                self._view.others.forget(peer)
+        elif trouble.blame is Blame.FULL:
+            self._full = True
+            self._exclude(peer, now + max(trouble.retry_after, _LOOK_SECONDS))
+        elif trouble.blame is Blame.REFUSED:
+            self._exclude(peer, now + REFUSED_SECONDS)
+        elif trouble.blame is Blame.LEAVING:
+            self._exclude(peer, now + LEAVING_SECONDS)
+
+    def _exclude(self, peer: str, until: float) -> None:
+        self._excluded[peer] = max(until, self._excluded.get(peer, 0.0))
+
+    @contextmanager
+    def _without(self, peers: set[str]) -> Iterator[None]:
+        before = dict(self._excluded)
+        self._excluded.update(dict.fromkeys(peers, inf))
+        try:
+            yield
+        finally:
+            self._excluded = before
+
+    def _wish_now(self) -> Wish:
+        now = trio.current_time()
+        return replace(
+            self._wish,
+            excluded=frozenset(peer for peer, until in self._excluded.items() if until > now),
+        )
+
+    # -- a route
+
+    async def _found(self, living: Sequence[Place], *, first: bool) -> Sequence[Place]:
+        """Places for the whole model, as soon as there are any. Errors: see :class:`Routing`."""
+        began = trio.current_time()
+        while True:
+            found = self._planned(living, first=first)
+            if isinstance(found, Plan):
+                places = await self._linked(found)
+                if places is not None:
+                    self._take(found)
+                    return places
+                continue
+            most = FULL_PATIENCE_SECONDS if self._full else PATIENCE_SECONDS
+            if trio.current_time() - began > most:
+                raise self._given_up(found, first=first)
+            await self._wait()
+
+    def _planned(self, living: Sequence[Place], *, first: bool) -> Plan | Refusal:
+        swarm, wish = self._view.swarm(), self._wish_now()
+        if first:
+            return plan(swarm, wish, self._view.tier_of)
+        hops = [Hop(self._gateway.peer_of(place.link), place.span) for place in living]
+        return mend(swarm, wish, hops, (), self._view.tier_of)
+
+    async def _linked(self, found: Plan) -> Sequence[Place] | None:
+        """A plan with links; None where one could not be opened, whose peer is then left out."""
+        numbers = dict[str, int]()
+
+        async def link(peer: str) -> None:
+            try:
+                numbers[peer] = await self._gateway.link(peer)
+            except KwaaiError as error:
+                log.debug("%s cannot be used: %s", peer, error)
+                self._exclude(peer, trio.current_time() + 1.0)
+
+        peers = {hop.peer for hop in found.hops}
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(link, peer)
+        if len(numbers) < len(peers):
+            return None
+        return [Place(numbers[hop.peer], hop.span) for hop in found.hops]
+
+    def _take(self, found: Plan) -> None:
+        """Go by this plan, and keep another warm."""
+        self.plan, self._full = found, False
+        self.same_text = self.same_text and found.same_text
+        wish = self._wish_now()
+        self.backup = backup(self._view.swarm(), wish, found, self._view.tier_of)
+        spare = self.backup.hops if self.backup else ()
+        self._hold({hop.peer for hop in (*found.hops, *spare)})
+        for hop in spare:
+            self._gateway.warm(hop.peer)
+
+    def _hold(self, peers: set[str]) -> None:
+        self._gateway.users.subtract(self._held)
+        self._held = sorted(peers)
+        self._gateway.users.update(self._held)
+
+    async def _wait(self) -> None:
+        if self._view.others is not None:
+            await self._view.others.until_news(_LOOK_SECONDS)
+        else:
+            await trio.sleep(_LOOK_SECONDS)
+
+    def _given_up(self, refusal: Plan | Refusal, *, first: bool) -> KwaaiError:
+        if first:
+            return NoPeerAvailable(str(refusal), retry_after=1.0 if self._full else None)
+        return UpstreamLost(f"a part of the route was lost, and there is no other: {refusal}")
+
+    # -- what serves until there is better
+
+    async def _better(self, route: Sequence[Place], trouble: Sequence[Trouble]) -> Sequence[Place]:
+        """A route without those who leave, or are slow, if there is one and it is sooner."""
+        left = {one.place for one in trouble}
+        slow = all(one.blame is Blame.SLOW for one in trouble)
+        with self._without({self._gateway.peer_of(place.link) for place in left}):
+            found = self._planned([place for place in route if place not in left], first=False)
+        if not isinstance(found, Plan):
+            return list(route)
+        if slow and self.plan is not None and found.latency > _SLOWER * self.plan.latency:
+            return list(route)
+        places = await self._linked(found)
+        if places is None:
+            return list(route)
+        self._take(found)
+        return places
+
+    def close(self) -> None:
+        """The answer has ended."""
+        self._hold(set())

@@ -1,0 +1,341 @@
+"""Nodes on a simulated network: routes over what peers hold, and the same text whatever dies."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from kwaai_core import (
+    GenerateRequest,
+    Intent,
+    Message,
+    NoPeerAvailable,
+    RequestError,
+    Sampling,
+    UnsupportedParameter,
+    UpstreamLost,
+)
+from kwaai_core.testing import FakeHost, FakeIdentity, Line, Network, check_router
+from kwaai_core.testing.spans import TOY, FakeSpanExecutor
+from kwaai_lobe_router.router import SpanRouter, open_router
+from kwaai_lobe_router.settings import SpansSettings
+
+PROMPT = (Message("user", " ".join(f"word{n}" for n in range(40))),)
+TOKENS = 40
+
+
+class AnyDoor:
+    """Lets everybody in."""
+
+    def allows(self, peer: str, protocol: str) -> bool:
+        return True
+
+    async def greet(self, peer: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@dataclass(eq=False)
+class Member:
+    """A node: its identity, its executor, its router."""
+
+    identity: FakeIdentity
+    executor: FakeSpanExecutor
+    router: SpanRouter
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    leave: trio.Event = field(default_factory=trio.Event)
+    left: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def peer(self) -> str:
+        return self.identity.peer_id
+
+    @property
+    def sessions(self) -> int:
+        return sum(len(host.host.sessions) for host in self.executor.hosts)
+
+
+class Town:
+    """Nodes that all know one another."""
+
+    def __init__(self, nursery: trio.Nursery, folder: Path, line: Line) -> None:
+        self.network = Network(1, line)
+        self.members: list[Member] = []
+        self._nursery = nursery
+        self._folder = folder
+
+    async def add(self, blocks: str = "", **settings: object) -> Member:
+        number = len(self.members)
+        member: Member = await self._nursery.start(self._run, number, blocks, settings)
+        self.members.append(member)
+        return member
+
+    async def _run(
+        self,
+        number: int,
+        blocks: str,
+        settings: dict[str, object],
+        task_status: trio.TaskStatus[Member],
+    ) -> None:
+        identity = FakeIdentity(number, now=self.network.now)
+        executor = FakeSpanExecutor()
+        executor.step_seconds = executor.row_seconds = 0.002
+        models = (TOY.id,) if blocks else ()
+        table = SpansSettings(models=models, blocks=blocks, **settings)  # type: ignore[arg-type]
+        async with self.network.node(identity) as transport:
+            transport.guard(AnyDoor())
+            host = FakeHost(
+                self._folder / str(number),
+                {SpansSettings: table},
+                identity=identity,
+                transport=transport,
+                executors=[executor],
+            )
+            for other in self.members:
+                if self.network.at(other.peer):
+                    await transport.connect([self.network.address(other.peer)])
+            async with open_router(host) as router:
+                assert isinstance(router, SpanRouter)
+                member = Member(identity, executor, router)
+                if blocks:
+                    while not executor.hosts:  # noqa: ASYNC110  # a poll of the simulated clock
+                        await trio.sleep(0.01)
+                task_status.started(member)
+                await member.leave.wait()
+            member.left.set()
+
+    def kill(self, member: Member) -> None:
+        self.network.kill(member.peer)
+        member.executor.die()
+
+    def freeze(self, member: Member) -> None:
+        self.network.freeze(member.peer)
+        member.executor.freeze()
+
+
+@asynccontextmanager
+async def town(folder: Path, line: Line) -> AsyncIterator[Town]:
+    async with trio.open_nursery() as nursery:
+        yield Town(nursery, folder, line)
+        nursery.cancel_scope.cancel()
+
+
+LINES = {"direct": Line(latency=0.001), "relayed": Line(latency=0.001, direct=False)}
+
+
+@pytest.fixture(params=LINES)
+def line(request: pytest.FixtureRequest) -> Line:
+    return LINES[request.param]
+
+
+async def whole() -> str:
+    executor = FakeSpanExecutor()
+    async with executor.generate(_request()) as deltas:
+        return "".join([delta.text async for delta in deltas])
+
+
+def _request() -> GenerateRequest:
+    return GenerateRequest(TOY, PROMPT, Sampling(temperature=0), max_tokens=TOKENS, exact=True)
+
+
+@dataclass
+class Chat:
+    """An answer, and where it went."""
+
+    text: str = ""
+    route: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    same: bool = False
+    replayed: int = 0
+    gap: float = 0.0
+
+
+async def chat(member: Member, *, at: int = -1, then: object = None, **wants: object) -> Chat:
+    route = await member.router.route(Intent(TOY.id, **wants))  # type: ignore[arg-type]
+    found = Chat(route=[hop.peer for hop in route.hops])
+    count, last = 0, trio.current_time()
+    async with route.executor.generate(_request()) as deltas:
+        async for delta in deltas:
+            found.text += delta.text
+            count += 1
+            now = trio.current_time()
+            found.gap, last = max(found.gap, now - last), now
+            if count == at and callable(then):
+                then()
+            if delta.report is not None:
+                found.after = [timing.hop.peer for timing in delta.report.timings]
+                found.replayed = sum(timing.replayed for timing in delta.report.timings)
+                found.same = delta.report.same_text_guaranteed
+    return found
+
+
+async def test_a_route_over_two_peers(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        one, two = await here.add("0-5"), await here.add("6-11")
+        gateway = await here.add()
+        found = await chat(gateway)
+        assert found.text == await whole()
+        assert found.route == found.after == [one.peer, two.peer]
+        assert found.same
+        with trio.fail_after(5):
+            while one.sessions or two.sessions:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+async def test_the_rules_of_a_router(autojump_clock: trio.testing.MockClock) -> None:
+    await check_router(open_router)
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("which", [0, 1])
+async def test_a_peer_that_is_lost_is_replaced(
+    which: int,
+    fault: str,
+    line: Line,
+    tmp_path: Path,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with town(tmp_path, line) as here:
+        members = [await here.add(blocks) for blocks in ("0-5", "6-11", "0-5", "6-11")]
+        gateway = await here.add()
+
+        def lose() -> None:
+            getattr(here, fault)(first[which])
+
+        route = await gateway.router.route(Intent(TOY.id))
+        first = [one for hop in route.hops for one in members if one.peer == hop.peer]
+        found = await chat(gateway, at=10, then=lose)
+        assert found.text == await whole()
+        assert found.after[which] not in (found.route[which], "nobody")
+        assert found.after[1 - which] == found.route[1 - which]
+        assert found.replayed > 0
+        assert found.gap < (0.5 if fault == "kill" else 2.0)
+        assert gateway.router.swarm is not None
+        blamed = set(gateway.router.swarm.blamed)
+        assert blamed == {found.route[which]} or (fault == "freeze" and not blamed)  # it was slow
+        with trio.fail_after(20):
+            while any(one.sessions for one in members if one is not first[which]):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+
+
+async def test_a_node_that_leaves_moves_its_sessions_first(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        members = [await here.add("0-11") for _ in range(2)]
+        gateway = await here.add()
+        route = await gateway.router.route(Intent(TOY.id))
+        (used,) = [one for one in members if one.peer == route.hops[0].peer]
+        found = await chat(gateway, at=10, then=used.leave.set)
+        assert found.text == await whole()
+        assert found.after != found.route
+        assert gateway.router.swarm is not None
+        assert not gateway.router.swarm.blamed
+        with trio.fail_after(5):
+            await used.left.wait()
+
+
+async def test_without_another_path_the_answer_ends_and_says_what_is_missing(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        _, second = await here.add("0-5"), await here.add("6-11")
+        gateway = await here.add()
+        began = trio.current_time()
+        with pytest.raises(UpstreamLost, match="blocks 6–11 of model toy/model"):
+            await chat(gateway, at=10, then=lambda: here.kill(second))
+        assert trio.current_time() - began < 20
+
+
+async def test_a_replacement_that_comes_in_time_is_used(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        _, second = await here.add("0-5"), await here.add("6-11")
+        gateway = await here.add()
+
+        async def replace() -> None:
+            here.kill(second)
+            await trio.sleep(2)
+            await here.add("6-11")
+
+        async with trio.open_nursery() as nursery:
+            found = await chat(gateway, at=10, then=lambda: nursery.start_soon(replace))
+        assert found.text == await whole()
+        assert found.after[1] == here.members[-1].peer
+
+
+async def test_what_cannot_be_had_is_refused(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        await here.add("0-3")
+        gateway = await here.add()
+        with pytest.raises(NoPeerAvailable, match="nobody in reach holds blocks 4–11"):
+            await gateway.router.route(Intent(TOY.id))
+        await here.add("4-11")
+        await trio.sleep(8)
+        await gateway.router.route(Intent(TOY.id))
+        with pytest.raises(NoPeerAvailable, match="tier ≥ verified; the best known is unknown"):
+            await gateway.router.route(Intent(TOY.id, min_tier="verified"))
+        with pytest.raises(NoPeerAvailable, match="local_blocks = 2 keeps"):
+            await gateway.router.route(Intent(TOY.id, local_blocks=2))
+        with pytest.raises(NoPeerAvailable, match="1 ms were asked"):
+            await gateway.router.route(Intent(TOY.id, max_latency_ms=1))
+        with pytest.raises(RequestError, match="price"):
+            await gateway.router.route(Intent(TOY.id, max_price=1))
+
+
+async def test_its_own_blocks_are_used_without_a_link(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        await here.add("2-9", unit=2)
+        other = await here.add("2-9", unit=2)
+        gateway = await here.add("0-11", unit=2)
+        found = await chat(gateway, local_blocks=2)
+        assert found.text == await whole()
+        assert set(found.route) == {"local"}
+        assert not other.sessions
+
+
+async def test_a_whole_local_model_passes_through(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        await here.add("0-11")
+        gateway = await here.add()
+        gateway.executor.fits_whole = True
+        route = await gateway.router.route(Intent(TOY.id))
+        assert route.executor is gateway.executor
+        assert [hop.peer for hop in route.hops] == ["local"]
+        with pytest.raises(UnsupportedParameter, match="measures only spans"):
+            await gateway.router.route(Intent(TOY.id, max_latency_ms=1000))
+
+
+async def test_a_full_host_is_waited_for(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        host = await here.add("0-11")
+        gateway = await here.add()
+        host.executor.per_peer = 2
+        for held in host.executor.hosts:
+            held.forget()
+        found: list[Chat] = []
+
+        async def ask() -> None:
+            found.append(await chat(gateway))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert {one.text for one in found} == {await whole()}
+        assert len(found) == 5
