@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FIND_SECONDS, ASK_SECONDS = 5.0, 2.0
 ANSWER_SECONDS = 1.5
+LEAST_SECONDS = 0.5
 IDLE_SECONDS = 60.0
 """A model that nobody has asked for is not looked after any more."""
 
@@ -58,6 +59,7 @@ class Neighbourhood:
         self._me = me
         self._asked: dict[str, trio.Event] = {}
         self._found = trio.Event()
+        self._hurry = trio.Event()
 
     def candidates(self) -> list[Candidate]:
         """Who could compute blocks of it, as far as what is known is fresh."""
@@ -77,7 +79,9 @@ class Neighbourhood:
                 await asked.wait()
 
     async def until_news(self, seconds: float) -> None:
-        """Wait for something that was not known, at most so long."""
+        """Wait for something that was not known, at most so long; who failed is asked again."""
+        self._hurry.set()
+        self._hurry = trio.Event()
         with trio.move_on_after(seconds):
             await self.news.wait()
 
@@ -119,7 +123,9 @@ class Neighbourhood:
                     failures += 2
             self._asked[peer].set()
             pause = min(ASK_SECONDS * 2 ** min(failures, 8), _LONGEST) if failures else ASK_SECONDS
-            await trio.sleep(pause * random.uniform(0.75, 1.0))
+            await trio.sleep(LEAST_SECONDS)
+            with trio.move_on_after(pause * random.uniform(0.75, 1.0) - LEAST_SECONDS):
+                await self._hurry.wait()
 
     async def _ask(self, peer: str) -> None:
         with trio.move_on_after(ANSWER_SECONDS) as scope:

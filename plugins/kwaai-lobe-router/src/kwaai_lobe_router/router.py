@@ -28,6 +28,7 @@ from kwaai_core import (
     UnsupportedParameter,
 )
 from kwaai_core.span.roles import SpanExecutor
+from kwaai_lobe_router import showing
 from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
 from kwaai_lobe_router.candidates import candidate
 from kwaai_lobe_router.gateways import Gateway, Gateways
@@ -199,6 +200,27 @@ class SpanRouter:
         view = await self.view(swarm, card)
         wish = replace(wish, prompt=prompt_tokens(request.prompt))
         return gateway, SessionRouting(view, gateway, wish, swarm.blame)
+
+    async def show(self, model: str, *, planned: bool) -> dict[str, Any]:
+        """What is known of a model's holders, and where an answer would go now, for JSON.
+
+        Errors: those of :meth:`route` for a model that is not here, or cannot be cut.
+        """
+        found = await self.executors_of(model)
+        spans = [(runs, card) for executor, card in found if (runs := runs_spans(executor))]
+        if self.swarm is None or not spans:
+            raise NoPeerAvailable(
+                f"{model} is not run in spans here: that takes lobes for identity and transport, "
+                "and an executor that runs spans"
+            )
+        executor, card = spans[0]
+        view = await self.view(self.swarm, card)
+        if not planned:
+            return showing.status(card, view.swarm())
+        exact = self._settings.exact
+        gateway = await self.swarm.gateways.of(executor, card, exact=exact)
+        wish = self.wish(self.swarm, Intent(model, exact=exact), gateway)
+        return showing.planned(card, view.swarm(), wish, view.tier_of)
 
     def describe(self) -> Mapping[str, Any]:
         """What is held here for the swarm, and which peers were lost in answers."""

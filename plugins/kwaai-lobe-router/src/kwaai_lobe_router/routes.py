@@ -1,0 +1,31 @@
+"""``/lobes/router/status`` and ``/lobes/router/plan``: what `kwaai swarm` shows."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from kwaai_core import Host, RequestError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+def routes(host: Host) -> list[Route]:
+    """Both, for the router that is open when they are called."""
+    return [
+        Route("/status", partial(_answer, host, planned=False)),
+        Route("/plan", partial(_answer, host, planned=True)),
+    ]
+
+
+async def _answer(host: Host, request: Request, *, planned: bool) -> JSONResponse:
+    router: Any = host.router
+    show = getattr(router, "show", None)
+    if show is None:
+        raise RequestError("the router of this node is another: see [roles] router in kwaai.toml")
+    model = request.query_params.get("model", "")
+    return JSONResponse(await show(model, planned=planned))

@@ -1,0 +1,75 @@
+"""What a node tells of a model's swarm, for JSON: who holds what, and where an answer goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from typing import Any
+
+from kwaai_core import Hop, ModelCard, Span
+from kwaai_lobe_router.planning import backup, plan
+from kwaai_lobe_router.swarm import Candidate, Plan, Swarm, TierOf, Wish
+
+Document = dict[str, Any]
+
+
+def status(card: ModelCard, swarm: Swarm) -> Document:
+    """Coverage of every block, who holds it, and what was measured of them."""
+    holders = [0] * swarm.blocks
+    for candidate in swarm.candidates:
+        for unit in candidate.units:
+            for block in range(unit.span.lo, min(unit.span.hi, swarm.blocks)):
+                holders[block] += 1
+    return {
+        "model": card.id,
+        "digest": card.digest,
+        "blocks": swarm.blocks,
+        "holders": holders,
+        "missing": [asdict(span) for span in _gaps(holders)],
+        "peers": [_peer(candidate) for candidate in swarm.candidates],
+    }
+
+
+def planned(card: ModelCard, swarm: Swarm, wish: Wish, tier_of: TierOf) -> Document:
+    """The route that an answer would take now, and the one that stands by; or why there is none."""
+    found = plan(swarm, wish, tier_of)
+    if not isinstance(found, Plan):
+        return status(card, swarm) | {"route": None, "refused": str(found)}
+    spare = backup(swarm, wish, found, tier_of)
+    return status(card, swarm) | {
+        "route": _hops(found.hops),
+        "latency_ms": found.latency / 1e6,
+        "first_token_ms": found.first_token / 1e6,
+        "same_text_guaranteed": found.same_text,
+        "backup": _hops(spare.hops) if spare else None,
+        "backup_latency_ms": spare.latency / 1e6 if spare else None,
+    }
+
+
+def _gaps(holders: Sequence[int]) -> list[Span]:
+    gaps = list[Span]()
+    for held, run in groupby(range(len(holders)), lambda block: holders[block] > 0):
+        found = list(run)
+        if not held:
+            gaps.append(Span(found[0], found[-1] + 1))
+    return gaps
+
+
+def _hops(hops: Sequence[Hop]) -> list[Document]:
+    return [{"peer": hop.peer, "lo": hop.span.lo, "hi": hop.span.hi} for hop in hops]
+
+
+def _peer(candidate: Candidate) -> Document:
+    return {
+        "peer": candidate.peer,
+        "units": [
+            asdict(unit.span) | {"step_ms": unit.step / 1e6, "row_ms": unit.row / 1e6}
+            for unit in candidate.units
+        ],
+        "rtt_ms": candidate.link / 1e6,
+        "queue_ms": candidate.queue / 1e6,
+        "room": candidate.room,
+        "exact": candidate.exact,
+        "fingerprint": candidate.fingerprint,
+    }
