@@ -12,7 +12,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -27,13 +27,15 @@ from kwaai_core.errors import (
     KwaaiError,
     NotVerified,
     PeerDenied,
+    PeerUnreachable,
     ProtocolRefused,
     RequestError,
+    UpstreamLost,
 )
-from kwaai_core.peering import Acquaintance, Group, Identity, Stream, Transport
+from kwaai_core.peering import HELLO, Acquaintance, Group, Identity, Record, Stream, Transport
 from kwaai_core.roles import Describes, Host, Offer
 
-HELLO, JOIN = "/kwaai/hello/1", "/kwaai/join/1"
+JOIN = "/kwaai/join/1"
 MAX_SHOWN = 1 << 18
 """The longest introduction or membership in bytes."""
 
@@ -48,6 +50,12 @@ PER_ROUND = 16
 
 RENEW_SECONDS = 300.0
 """How long before an acquaintance expires it is renewed."""
+
+AGAIN_SECONDS = 2.0
+"""After how long a renewal that broke off is tried again, for as long as a step may take."""
+
+_BROKEN_OFF = UpstreamLost, PeerUnreachable
+"""What says no more of a peer than that it was not heard: for that alone no member is put out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,8 @@ class Gate:
         try:
             await self._hello(peer)
         except KwaaiError as error:
-            self._met.pop(peer, None)
+            if not isinstance(error, _BROKEN_OFF):
+                await self._forget(peer, self._met.get(peer))
             if not (isinstance(error, ProtocolRefused) and self.admits(peer)):
                 raise PeerDenied(f"{peer} and this node have not met: {error.message}") from error
         if not self.admits(peer) and peer not in self._inviters:
@@ -151,26 +160,36 @@ class Gate:
         if met and admitted and shown == (met.mine, met.theirs) and not self._ends(met):
             self._begun[peer] -= 1
             return
-        self._met.pop(peer, None)
-        who = self._identity.meet(peer, theirs)
-        formerly = frozenset(map(self._identity.peer_of, who.formerly))
-        self._met[peer] = _Met(who, *shown, formerly)
-        if admitted and not self.admits(peer):
-            await self._transport.disconnect(peer)  # its open streams are a member's
+        try:
+            self._met.pop(peer, None)
+            who = self._identity.meet(peer, theirs)
+            formerly = frozenset(map(self._identity.peer_of, who.formerly))
+            self._met[peer] = _Met(who, *shown, formerly)
+        finally:
+            if (admitted or (met and met.who.groups)) and not self.admits(peer):
+                await self._transport.disconnect(peer)  # its open streams are a member's
+
+    async def _forget(self, peer: str, met: _Met | None) -> None:
+        """End with an acquaintance at once what is open by it, unless the two have met anew."""
+        if met and self._met.get(peer) is met:
+            del self._met[peer]
+            if met.who.groups and not self.admits(peer):
+                await self._transport.disconnect(peer)
 
     def _ends(self, met: _Met) -> bool:
         return met.who.expires < self._now() + RENEW_SECONDS
 
     @asynccontextmanager
     async def _metered(self, peer: str) -> AsyncIterator[None]:
-        """Drop a peer that begins too often, or sends garbage, or nothing."""
+        """Drop a peer that begins too often, or sends garbage, or, being no member, nothing."""
         self._begun[peer] += 1
         try:
             if self._begun[peer] > PER_ROUND:
                 raise PeerDenied(f"{peer} says hello, or answers invitations, too often")
             yield
-        except KwaaiError:
-            await self._transport.disconnect(peer)
+        except KwaaiError as error:
+            if not (isinstance(error, _BROKEN_OFF) and self.admits(peer)):
+                await self._transport.disconnect(peer)
             raise
 
     async def _answer_join(self, stream: Stream) -> None:
@@ -245,7 +264,7 @@ class Gate:
                     nursery.start_soon(self._renew, peer, met, peer in linked)
             for peer, met in list(self._met.items()):
                 if met.who.expires <= self._now() or not (met.who.groups or peer in linked):
-                    del self._met[peer]
+                    await self._forget(peer, met)
             before, strangers = strangers, {peer for peer in linked if not self.admits(peer)}
             for peer in strangers & before:
                 await self._transport.disconnect(peer)
@@ -256,14 +275,24 @@ class Gate:
             outdated = met.mine != sha256(self._identity.introduce()).digest()
             if linked and (outdated or self._ends(met)):
                 with suppress(KwaaiError):
-                    await self._hello(peer)
-            if outdated and self._met.get(peer) is met:
-                del self._met[peer]
-                await self._transport.disconnect(peer)
+                    await self._hello_again(peer)
+            if outdated:
+                await self._forget(peer, met)
+
+    async def _hello_again(self, peer: str) -> None:
+        with trio.move_on_after(STEP_SECONDS):
+            while True:
+                with suppress(*_BROKEN_OFF):
+                    return await self._hello(peer)
+                await trio.sleep(AGAIN_SECONDS)
 
 
 class _Guarded:
-    """A transport by which nobody is reached but who is dealt with, whichever side dialled."""
+    """A transport by which nobody is reached but who is dealt with, whichever side dialled.
+
+    A record is public, so the directory may hold those of a peer that is shut out, for others; but
+    here nothing is found of it.
+    """
 
     def __init__(self, transport: Transport, gate: Gate) -> None:
         self._transport = transport
@@ -283,6 +312,16 @@ class _Guarded:
             if not self._gate.admits(peer):  # it has dialled this node, and not said hello
                 await self._gate.greet(peer)
             yield stream
+
+    async def lookup(self, peer: str, name: str, **limits: Any) -> Record | None:
+        """See :meth:`kwaai_core.Transport.lookup`."""
+        found = await self._transport.lookup(peer, name, **limits)
+        return found if self._gate.allows(peer, HELLO) else None
+
+    async def providers(self, key: str, **limits: Any) -> Sequence[str]:
+        """See :meth:`kwaai_core.Transport.providers`."""
+        found = await self._transport.providers(key, **limits)
+        return [peer for peer in found if self._gate.allows(peer, HELLO)]
 
 
 def _read(file: Path) -> frozenset[str]:

@@ -22,6 +22,9 @@ DEADLINE = 30.0
 MAX_FRAME = 1 << 20
 """The longest frame in bytes, where whoever serves or opens a protocol says nothing."""
 
+HELLO = "/kwaai/hello/1"
+"""The protocol of first contact: a door lets everybody open it, save those whom it shuts out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from trio.testing import MockClock
 
 from kwaai_core.config import Config, PeersSettings
 from kwaai_core.door import (
-    HELLO,
     JOIN,
     MAX_SHOWN,
     PER_ROUND,
@@ -27,6 +26,7 @@ from kwaai_core.door import (
 )
 from kwaai_core.errors import (
     ConfigError,
+    DeadlinePassed,
     KwaaiError,
     LobeFailed,
     NoPeerAvailable,
@@ -38,7 +38,7 @@ from kwaai_core.errors import (
 )
 from kwaai_core.lobes import Lobe
 from kwaai_core.node import Node, open_node
-from kwaai_core.peering import Acquaintance, Stream, Transport
+from kwaai_core.peering import HELLO, Acquaintance, Stream, Transport
 from kwaai_core.roles import Host, Offer
 from kwaai_core.testing import (
     FakeIdentities,
@@ -47,6 +47,7 @@ from kwaai_core.testing import (
     befriend,
     fake_owner,
 )
+from kwaai_core.testing.network import MemoryTransport
 from kwaai_core.types import RoleName
 
 from .worlds import ECHO, HOUR, ROUNDS, YEAR, Anybody, One, World, echo, says
@@ -251,6 +252,112 @@ async def test_who_comes_back_after_a_revocation_is_not_taken_for_who_it_was(
             await two.role.connect(one.role.addresses)
             await says(two.role, one.peer)
         assert not one.gate.admits(two.peer)
+
+
+@dataclass
+class Moody:
+    """What a member answers to a hello: what it is, or nothing, or garbage, as it is told."""
+
+    shows: bytes
+    silent: int = 0
+    asked: int = 0
+
+    async def answer(self, stream: Stream) -> None:
+        await stream.receive()
+        self.asked += 1
+        if self.asked > self.silent:
+            await stream.send(self.shows)
+
+
+@asynccontextmanager
+async def moody(world: World) -> AsyncIterator[tuple[One, MemoryTransport, Moody]]:
+    """A node, and a member of its group that it has met."""
+    one_, member = world.identity("one"), world.identity("member")
+    befriend(one_, member)
+    async with world.node(one_) as one, world.stranger(identity=member) as transport:
+        mood = Moody(member.introduce())
+        async with transport.serve(HELLO, mood.answer), transport.serve(ECHO, echo):
+            await one.role.connect(transport.addresses)
+            yield one, transport, mood
+
+
+async def test_a_member_that_is_not_verified_any_more_is_cut_off_at_once(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with moody(world) as (one, member, mood), one.role.open(member.peer, ECHO) as stream:
+        befriend(one.identity, world.identity("another"), group="club")  # so it is asked anew
+        mood.shows = b"garbage"
+        with pytest.raises(PeerLost):
+            await stream.receive(seconds=1.3 * ROUND_SECONDS)
+        assert not one.gate.admits(member.peer)
+
+
+async def test_a_renewal_that_breaks_off_is_tried_again(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with moody(world) as (one, member, mood), one.role.open(member.peer, ECHO) as stream:
+        befriend(one.identity, world.identity("another"), group="club")
+        mood.silent, mood.asked = 2, 0
+        await trio.sleep(ROUNDS)
+        assert mood.asked == 3
+        await stream.send(b"still here")
+        assert await stream.receive() == b"still here"
+
+
+async def test_a_member_that_never_finishes_a_renewal_is_left(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with moody(world) as (one, member, mood), one.role.open(member.peer, ECHO) as stream:
+        mood.silent = 1 << 30
+        with pytest.raises(DeadlinePassed):
+            await stream.receive(seconds=HOUR - ROUND_SECONDS)
+        with pytest.raises(PeerLost):
+            await stream.receive(seconds=3 * ROUND_SECONDS)
+    async with moody(world) as (one, member, mood), one.role.open(member.peer, ECHO) as stream:
+        befriend(one.identity, world.identity("another"), group="club")
+        mood.silent = 1 << 30
+        with pytest.raises(PeerLost):
+            await stream.receive(seconds=1.3 * ROUND_SECONDS + STEP_SECONDS)
+
+
+@pytest.mark.parametrize("seconds", [0, 2 * STEP_SECONDS])
+async def test_a_hello_that_breaks_off_costs_a_member_nothing(
+    world: World, autojump_clock: MockClock, seconds: float
+) -> None:
+    async with pair(world) as (one, two), one.role.open(two.peer, ECHO) as stream:
+        async with two.raw.open(one.peer, HELLO):
+            await trio.sleep(seconds)
+        await trio.sleep(1)
+        await stream.send(b"still here")
+        assert await stream.receive() == b"still here"
+
+
+async def test_a_greeting_that_breaks_off_makes_nobody_a_stranger(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with moody(world) as (one, member, mood), one.role.open(member.peer, ECHO) as stream:
+        mood.silent = mood.asked + 1
+        with pytest.raises(PeerDenied, match="have not met"):  # and so a new link is not used
+            await one.gate.greet(member.peer)
+        assert one.gate.admits(member.peer)
+        await stream.send(b"still here")
+        assert await stream.receive() == b"still here"
+        mood.shows = b"garbage"
+        with pytest.raises(PeerDenied, match="have not met"):
+            await one.gate.greet(member.peer)
+        with pytest.raises(PeerLost):
+            await stream.receive()
+
+
+async def test_of_who_is_blocked_nothing_is_found(world: World, autojump_clock: MockClock) -> None:
+    async with pair(world) as (one, two):
+        await two.role.publish("name", b"body", seconds=HOUR)
+        await two.role.provide("key", seconds=HOUR)
+        assert await one.role.lookup(two.peer, "name") is not None
+        assert await one.role.providers("key") == [two.peer]
+        await one.gate.block(two.peer, blocked=True)
+        assert await one.role.lookup(two.peer, "name") is None
+        assert await one.role.providers("key") == []
 
 
 async def test_a_block_holds_at_once_and_is_kept(world: World, autojump_clock: MockClock) -> None:
