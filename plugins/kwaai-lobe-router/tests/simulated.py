@@ -80,8 +80,10 @@ class Town:
         identity = FakeIdentity(number, now=self.network.now)
         executor = FakeSpanExecutor()
         executor.step_seconds = executor.row_seconds = 0.002
-        models = (TOY.id,) if blocks else ()
-        table = SpansSettings(models=models, blocks=blocks, **settings)  # type: ignore[arg-type]
+        executor.refuses = settings.pop("refuses", None)  # type: ignore[assignment]
+        if blocks:
+            settings |= {"models": (TOY.id,), "blocks": blocks}
+        table = SpansSettings(**settings)  # type: ignore[arg-type]
         async with self.network.node(identity) as transport:
             transport.guard(AnyDoor())
             host = FakeHost(
@@ -97,7 +99,7 @@ class Town:
             async with open_router(host) as router:
                 assert isinstance(router, SpanRouter)
                 member = Member(identity, executor, router)
-                if blocks:
+                if table.models and executor.refuses is None:
                     while not executor.hosts:  # noqa: ASYNC110  # a poll of the simulated clock
                         await trio.sleep(0.01)
                 task_status.started(member)

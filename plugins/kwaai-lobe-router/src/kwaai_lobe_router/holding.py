@@ -102,10 +102,11 @@ class Keeper:
         sizes = [size] * card.blocks
         seed = random.randrange(1 << 32)
         holders = await self._holders(card)
-        units = place(holders, sizes, settings.memory, unit=unit, seed=seed)
+        memory = settings.memory // len(settings.models)
+        units = place(holders, sizes, memory, unit=unit, seed=seed)
         if not units:
             need = size * min(unit, card.blocks)
-            raise KwaaiError(f"memory = {settings.memory}: a unit of it takes {need} bytes")
+            raise KwaaiError(f"a unit of it takes {need} bytes, and memory leaves it {memory}")
         return units
 
     async def _holders(self, card: ModelCard) -> list[int]:
