@@ -17,8 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PROJECTS = [ROOT, *sorted(ROOT.glob("plugins/kwaai-lobe-*"))]
 HELP_S = 0.3
-UNANNOUNCED = "kwaai_lobe_router-"
-"""The wheel of a lobe that fills no role yet, so that a node does not load it."""
 
 
 def say(text: str) -> None:
@@ -39,8 +37,7 @@ def complaints(folder: Path) -> Iterator[str]:
     """What is wrong with the files of the distributions, in words."""
     for wheel in folder.glob("*.whl"):
         names = zipfile.ZipFile(wheel).namelist()
-        announced = () if wheel.name.startswith(UNANNOUNCED) else ("/entry_points.txt",)
-        yield from _missing(wheel.name, names, ("/py.typed", "/LICENSE", *announced))
+        yield from _missing(wheel.name, names, ("/py.typed", "/LICENSE", "/entry_points.txt"))
         if strays := [name for name in names if name.startswith(("tests/", "docs/", "src/"))]:
             yield f"{wheel.name} carries {strays[0]}"
     for sdist in folder.glob("*.tar.gz"):

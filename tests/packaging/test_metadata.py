@@ -14,8 +14,6 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = sorted(ROOT.glob("plugins/kwaai-lobe-*"))
-UNANNOUNCED = {"kwaai-lobe-router"}
-"""Lobes that fill no role yet, so that a node does not load them."""
 
 each_plugin = pytest.mark.parametrize("plugin", PLUGINS, ids=lambda path: path.name)
 
@@ -47,8 +45,7 @@ def test_a_lobe_is_named_after_its_folder_and_announces_itself(plugin: Path) -> 
     short = plugin.name.removeprefix("kwaai-lobe-")
     assert project(plugin)["name"] == plugin.name
     entry_points = {"kwaai.lobes.v0": {short: f"kwaai_lobe_{short}"}}
-    announced = None if plugin.name in UNANNOUNCED else entry_points
-    assert project(plugin).get("entry-points") == announced
+    assert project(plugin).get("entry-points") == entry_points
     assert (plugin / "src" / f"kwaai_lobe_{short}" / "py.typed").exists()
     assert (plugin / "README.md").read_text().startswith(f"# {plugin.name}\n")
 
