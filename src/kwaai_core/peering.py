@@ -367,7 +367,10 @@ class Transport(Protocol):
         ...
 
     def subscribe(self, topic: str) -> AbstractAsyncContextManager[ReceiveChannel[Broadcast]]:
-        """Messages on a topic while the context is open; a slow reader loses the oldest."""
+        """Messages on a topic while the context is open; a slow reader loses the oldest.
+
+        None are of an author whom the door does not let say :data:`HELLO`, whoever passed them on.
+        """
         ...
 
     async def broadcast(self, topic: str, body: bytes) -> None:

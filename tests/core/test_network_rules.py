@@ -23,6 +23,7 @@ from kwaai_core.errors import (
 from kwaai_core.framing import FrameReader
 from kwaai_core.peering import (
     DEADLINE,
+    HELLO,
     MAX_FRAME,
     Broadcast,
     DataChannel,
@@ -191,7 +192,12 @@ class AsksOnce(MemoryTransport):
 
 class TopicsAreForAll(MemoryTransport):
     def lets(self, peer: str, protocol: str) -> bool:
-        return super().lets(peer, protocol) or protocol == topics.PROTOCOL
+        return super().lets(peer, protocol) or protocol in (topics.PROTOCOL, HELLO)
+
+
+class AsksForNoAuthor(MemoryTransport):
+    def lets(self, peer: str, protocol: str) -> bool:
+        return super().lets(peer, protocol) or protocol == HELLO
 
 
 class NoGreeting(MemoryTransport):
@@ -488,6 +494,7 @@ TRANSPORTS: list[tuple[type[MemoryTransport], str]] = [
     (UsedBeforeTheGreeting, "who is dialled is greeted first: a stream was opened on"),
     (KeepsTheDenied, "who is denied at the greeting is left: connect .* raised nothing"),
     (TopicsAreForAll, "who is shut out is not heard: who is shut out was heard"),
+    (AsksForNoAuthor, "who is shut out is not heard through others: who is shut out was heard"),
     (OneErrorEndsAll, "a handler s error ends its own stream"),
     (HandlersStay, "leaving serve ends its handlers: serve was left"),
     (DeniesTheUnknown, "leaving serve ends its handlers: open .* raised PeerDenied"),

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from kwaai_core import FrameError, Identity, NotVerified
 
 PROTOCOL = "/kwaai/gossip/1"
-CONTACT = "/kwaai/hello/1"
-"""What the door lets everybody begin who is not blocked."""
 MAX_BODY = 32 << 10
 MAX_FRAME = 48 << 10
 """The longest frame: the longest message, in base64, and what is around it."""

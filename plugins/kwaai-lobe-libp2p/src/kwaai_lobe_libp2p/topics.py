@@ -19,7 +19,7 @@ from typing import Protocol
 import trio
 
 from kwaai_core import Broadcast, Busy, FrameError, Identity, KwaaiError, Link, RequestError, Stream
-from kwaai_core.peering import StreamHandler
+from kwaai_core.peering import HELLO, StreamHandler
 from kwaai_lobe_libp2p import gossip
 from kwaai_lobe_libp2p.gossip import Message
 from kwaai_lobe_libp2p.neighbours import Neighbour, Subscription
@@ -255,7 +255,7 @@ class Topics:
         message = gossip.verified(self._identity, told)
         if not message.is_recent(self._now()):
             return  # for who passed it on it may just not have been old
-        if not self._allows(message.peer, gossip.CONTACT):
+        if not self._allows(message.peer, HELLO):
             self._seen[message.id] = self._now()  # blocked here, whoever passes it on
             return
         if not self._authors.take(message.peer):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from kwaai_core.peering import Broadcast
+from kwaai_core.peering import HELLO, Broadcast
 
 if TYPE_CHECKING:
     from kwaai_core.testing.network.transport import MemoryTransport
@@ -64,14 +64,17 @@ def spread(author: MemoryTransport, topic: str, body: bytes) -> None:
         for node in hop:
             for subscription in node.topics.get(topic, ()):
                 subscription.put(heard[node.peer], message)
-        hop = [reached for node in hop for reached in _pass_on(node, topic, heard)]
+        hop = [reached for node in hop for reached in _pass_on(node, topic, heard, author.peer)]
 
 
-def _pass_on(one: MemoryTransport, topic: str, heard: dict[str, float]) -> list[MemoryTransport]:
+def _pass_on(
+    one: MemoryTransport, topic: str, heard: dict[str, float], author: str
+) -> list[MemoryTransport]:
     """Who hears it from this node first; ``heard`` then says when."""
     found = []
     for peer, node in one.neighbours().items():
-        if peer not in heard and topic in node.topics and node.lets(one.peer, PROTOCOL):
+        lets = node.lets(one.peer, PROTOCOL) and node.lets(author, HELLO)
+        if peer not in heard and topic in node.topics and lets:
             heard[peer] = heard[one.peer] + one.network.delay(one.peer, peer)
             found.append(node)
     return found

@@ -25,6 +25,7 @@ from kwaai_core.testing.conformance.transport.directory import DIRECTORY_RULES
 from kwaai_core.testing.conformance.transport.door import DOOR_RULES
 from kwaai_core.testing.conformance.transport.links import LINK_RULES
 from kwaai_core.testing.conformance.transport.streams import STREAM_RULES
+from kwaai_core.testing.conformance.transport.topics import TOPIC_RULES
 
 Rule = Callable[[Swarm], Awaitable[None]]
 
@@ -55,6 +56,7 @@ TRANSPORT_RULES: tuple[Rule, ...] = (
     *DOOR_RULES,
     *STREAM_RULES,
     *DIRECTORY_RULES,
+    *TOPIC_RULES,
     a_data_channel_is_of_its_two_ends,
     leaving_leaves_nothing_behind,
 )

@@ -1,16 +1,16 @@
-"""What every transport must do with records, providers and topics."""
+"""What every transport must do with records and providers."""
 
 from __future__ import annotations
 
 import trio
 
 from kwaai_core.errors import FrameError
-from kwaai_core.peering import Broadcast, Record
-from kwaai_core.testing.conformance.rules import broken, refused, require
+from kwaai_core.peering import Record
+from kwaai_core.testing.conformance.rules import refused, require
 from kwaai_core.testing.conformance.swarm import Node, Swarm
 
 MINUTE = 60.0
-LONGEST_RECORD, LONGEST_MESSAGE = 16 << 10, 32 << 10
+LONGEST_RECORD = 16 << 10
 
 
 async def _found(swarm: Swarm, by: Node, of: Node, name: str, body: bytes) -> Record:
@@ -152,44 +152,6 @@ async def _order(swarm: Swarm, node: Node, key: str, others: int) -> list[str]:
     return order
 
 
-async def messages_reach_who_subscribes(swarm: Swarm) -> None:
-    """With their author, also where another passed them on; on their own topic and no other."""
-    async with swarm.node("one") as one, swarm.nodes("two", "three") as (two, three):
-        await one.transport.connect(two.transport.addresses)
-        async with (
-            two.transport.subscribe("topic") as at_two,
-            three.transport.subscribe("topic") as at_three,
-            three.transport.subscribe("another") as elsewhere,
-        ):
-            numbers = iter(range(1_000_000))
-
-            async def speak() -> None:
-                while True:
-                    await one.transport.broadcast("topic", b"message %d" % next(numbers))
-                    await trio.sleep(swarm.pace)
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(speak)
-                for channel in (at_two, at_three):
-                    said = [await channel.receive() for _ in range(3)]
-                    _check_said(said, one)
-                nursery.cancel_scope.cancel()
-            with trio.move_on_after(swarm.pace):
-                broken(f"another topic gave {await elsewhere.receive()}")
-            async with refused(FrameError, "broadcast of more than 32 KiB"):
-                await one.transport.broadcast("topic", bytes(LONGEST_MESSAGE + 1))
-            await one.transport.broadcast("topic", bytes(LONGEST_MESSAGE))
-            while len((await at_two.receive()).body) < LONGEST_MESSAGE:
-                pass
-
-
-def _check_said(said: list[Broadcast], author: Node) -> None:
-    bodies = [message.body for message in said]
-    require(all(message.peer == author.peer for message in said), f"another author: {said}")
-    require(all(body.startswith(b"message ") for body in bodies), f"what came was {bodies}")
-    require(len(set(bodies)) == len(bodies), f"a message came twice: {bodies}")
-
-
 DIRECTORY_RULES = (
     the_newest_record_is_read,
     a_record_is_of_its_subject,
@@ -198,5 +160,4 @@ DIRECTORY_RULES = (
     what_is_published_alone_is_found_later,
     providers_are_the_others_who_have_it,
     nearest_is_one_order,
-    messages_reach_who_subscribes,
 )

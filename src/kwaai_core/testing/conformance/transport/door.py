@@ -109,36 +109,8 @@ async def who_is_denied_at_the_greeting_is_left(swarm: Swarm) -> None:
             broken("a stream to who is denied was opened")
 
 
-async def who_is_shut_out_is_not_heard(swarm: Swarm) -> None:
-    """The door is asked about the transport's own protocols too, so about those of topics."""
-    async with (
-        swarm.node("one") as one,
-        swarm.node("two") as two,
-        one.transport.subscribe("topic") as heard,
-    ):
-
-        async def speak() -> None:
-            while True:
-                await two.transport.broadcast("topic", b"message")
-                await trio.sleep(swarm.pace / 5)
-
-        one.door.banned.add(two.peer)
-        await two.transport.connect(one.transport.addresses)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(speak)
-            with trio.move_on_after(swarm.pace * 2):
-                broken(f"who is shut out was heard: {await heard.receive()}")
-            one.door.banned.clear()
-            await two.transport.disconnect(one.peer)
-            await swarm.eventually_linked(two, one, linked=False)
-            await two.transport.connect(one.transport.addresses)
-            await heard.receive()
-            nursery.cancel_scope.cancel()
-
-
 DOOR_RULES = (
     the_door_is_asked_for_every_stream,
     who_is_dialled_is_greeted_first,
     who_is_denied_at_the_greeting_is_left,
-    who_is_shut_out_is_not_heard,
 )
