@@ -30,10 +30,12 @@ def add_routes(host: Host) -> Sequence[BaseRoute]:
 
 @hookimpl
 def add_commands(cli: click.Group) -> None:
-    """`kwaai swarm`."""
+    """`kwaai swarm` and `kwaai demo`."""
     from kwaai_lobe_router.commands import swarm
+    from kwaai_lobe_router.demo.command import demo
 
     cli.add_command(swarm)
+    cli.add_command(demo)
 
 
 def _open(host: Host) -> AbstractAsyncContextManager[Router]:

@@ -1,0 +1,1 @@
+"""``kwaai demo``: one model over several nodes of this machine, of which one is killed."""

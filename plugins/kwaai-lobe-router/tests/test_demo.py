@@ -1,0 +1,62 @@
+"""The demonstration: who holds what, and what is told of how it went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from kwaai_core import Span
+from kwaai_lobe_router.demo import story
+from kwaai_lobe_router.demo.command import demo
+from kwaai_lobe_router.demo.nodes import DemoFailed, node
+from kwaai_lobe_router.demo.story import Answer, Script, spans_of
+
+
+@pytest.mark.parametrize("nodes", range(2, 9))
+def test_no_node_holds_all_and_any_but_the_first_can_be_replaced(nodes: int) -> None:
+    blocks = 30
+    spans = spans_of(nodes, blocks)
+    assert len(spans) == nodes
+    assert all(0 <= span.lo < span.hi <= blocks and span != Span(0, blocks) for span in spans)
+    assert {block for span in spans for block in range(span.lo, span.hi)} == set(range(blocks))
+    if nodes > 2:
+        for gone in spans[1:]:
+            rest = [span for span in spans if span is not gone]
+            covered = {block for span in rest for block in range(span.lo, span.hi)}
+            assert covered == set(range(blocks))
+
+
+def test_two_nodes_can_replace_nobody_and_it_says_why() -> None:
+    result = CliRunner().invoke(demo, ["--nodes", "2"])
+    assert result.exit_code == 2
+    assert "nobody could replace" in result.output
+    assert "--no-kill" in result.output
+
+
+def test_the_report_has_what_scripts_need() -> None:
+    timing = [{"peer": "local", "replayed": 0}, {"peer": "B", "replayed": 30}]
+    route = [{"peer": "local", "lo": 0, "hi": 2}, {"peer": "B", "lo": 2, "hi": 4}]
+    answer = Answer(
+        "ab", [0.0, 0.1, 0.6, 0.7], 40, 10, "local:0-2, A:2-4", {"route": route, "timing": timing}
+    )
+    script = Script("m", "p", 3, True, Path())
+    told = story._report(script, Answer("ab", [0.0, 0.1], 40, 10), answer, ["A"], 3)
+    assert json.loads(json.dumps(told)) == told
+    assert told["same_text"] is True
+    assert told["route_before"] == [route[0], {"peer": "A", "lo": 2, "hi": 4}]
+    assert told["route_after"] == route
+    assert (told["killed"], told["replayed_tokens"]) == ("A", 30)
+    assert (told["tokens_before_kill"], told["tokens_after_kill"]) == (20, 20)
+    assert told["longest_gap_ms"] == pytest.approx(500)
+
+
+def test_a_node_that_does_not_start_says_its_last_words(tmp_path: Path) -> None:
+    wrong = {"server": {"host": "nowhere.invalid"}}
+    with (
+        pytest.raises(DemoFailed, match=r"node 7 ended before it listened: .*host"),
+        node("node 7", tmp_path / "node", wrong, tmp_path / "none"),
+    ):
+        pass
