@@ -31,7 +31,9 @@ class Home:
         config.touch()
         return {**clean, "KWAAI_STATE": str(state), "KWAAI_CONFIG": str(config), "NO_COLOR": "1"}
 
-    def kwaai(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def kwaai(
+        self, *words: str, stdin: str = "", seconds: float = START_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command of ``kwaai`` to its end."""
         return subprocess.run(
             [KWAAI, *words],
@@ -39,7 +41,7 @@ class Home:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=START_S,
+            timeout=seconds,
             check=False,
         )
 
