@@ -78,7 +78,7 @@ def assert_command(words: list[str]) -> None:
     group = cli
     for word in words:
         commands = getattr(group, "commands", None)
-        of_lobes = {"identity", "models", "lobe", "swarm"}
+        of_lobes = {"demo", "identity", "models", "lobe", "swarm"}
         if commands is None or not word.isalpha() or word in of_lobes:
             return
         assert word in commands, f"there is no “kwaai {' '.join(words)}”"
