@@ -192,7 +192,7 @@ class AsksOnce(MemoryTransport):
 
 class TopicsAreForAll(MemoryTransport):
     def lets(self, peer: str, protocol: str) -> bool:
-        return super().lets(peer, protocol) or protocol in (topics.PROTOCOL, HELLO)
+        return super().lets(peer, protocol) or protocol == topics.PROTOCOL
 
 
 class AsksForNoAuthor(MemoryTransport):

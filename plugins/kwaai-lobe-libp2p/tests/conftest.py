@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from kwaai_core import Stream, StreamEnded
+from kwaai_core.peering import HELLO
 from kwaai_core.testing.fakes import FakeHost
 from kwaai_core.testing.identities import FakeIdentity
 from kwaai_lobe_libp2p.settings import Libp2pSettings
@@ -21,14 +22,15 @@ LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
 
 
 class OpenDoor:
-    """Lets in everybody but whom it is told to shut out."""
+    """Lets in everybody but whom it is told to ``shut`` out, or to take for ``strangers``."""
 
     def __init__(self) -> None:
         self.shut: set[str] = set()
+        self.strangers: set[str] = set()
         self.greeting: Callable[[str], Awaitable[None]] | None = None
 
     def allows(self, peer: str, protocol: str) -> bool:
-        return peer not in self.shut
+        return peer not in self.shut and (peer not in self.strangers or protocol == HELLO)
 
     async def greet(self, peer: str) -> None:
         await trio.lowlevel.checkpoint()

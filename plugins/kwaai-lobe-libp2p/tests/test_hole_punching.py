@@ -201,7 +201,7 @@ async def test_who_is_not_let_in_is_not_asked(
 ) -> None:
     monkeypatch.setattr(hole_punching, "LET_IN", 0.3)
     async with met(nodes) as two:
-        two.hidden.door.shut.add(two.dialler.peer)
+        two.hidden.door.strangers.add(two.dialler.peer)
         await two.upgrade()
         assert link(two.hidden, two.dialler).relayed
 
@@ -211,7 +211,7 @@ async def test_who_is_not_let_in_gets_no_answer(
 ) -> None:
     monkeypatch.setattr(hole_punching, "PAUSE", 0.01)
     async with met(nodes) as two:
-        two.dialler.door.shut.add(two.hidden.peer)
+        two.dialler.door.strangers.add(two.hidden.peer)
         await two.upgrade()
         assert "is not served" in link(two.hidden, two.dialler).why_relayed
 

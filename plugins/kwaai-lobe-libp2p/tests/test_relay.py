@@ -72,7 +72,7 @@ async def test_who_has_no_place_is_not_reached(nodes: Nodes) -> None:
 
 async def test_a_relay_serves_whom_its_door_lets_in(nodes: Nodes) -> None:
     async with behind(nodes) as (relay, _, outside, address):
-        relay.door.shut.add(outside.peer)
+        relay.door.strangers.add(outside.peer)
         with pytest.raises(PeerUnreachable, match="does not serve"):
             await outside.transport.connect([address])
 

@@ -158,9 +158,9 @@ async def test_messages_reach_everybody_and_garbage_nobody(nodes: Nodes) -> None
         await eventually(came)
 
 
-async def test_who_is_shut_out_has_no_part_in_it(nodes: Nodes) -> None:
+async def test_a_stranger_has_no_part_in_it(nodes: Nodes) -> None:
     async with nodes("one") as one, nodes("two") as two:
-        one.door.shut.add(two.peer)
+        one.door.strangers.add(two.peer)
         await two.transport.connect(one.transport.addresses)
         asked: list[bytes] = []
         two.transport.directory.kademlia.own = lambda key: asked.append(key) or []  # type: ignore[func-returns-value]

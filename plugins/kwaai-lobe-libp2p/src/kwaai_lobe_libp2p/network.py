@@ -22,6 +22,7 @@ from kwaai_core import (
     PeerUnreachable,
     ProtocolRefused,
 )
+from kwaai_core.peering import HELLO
 from kwaai_lobe_libp2p.addresses import Address
 from kwaai_lobe_libp2p.book import AddressBook
 from kwaai_lobe_libp2p.connection import Connection, Handshake
@@ -145,17 +146,16 @@ class Network:
             if not self._connections[peer]:
                 del self._connections[peer]
 
-    def allows(self, peer: str) -> bool:
-        """Whether the settings allow a connection to a peer at all."""
-        settings = self._settings
-        return peer not in settings.deny and (not settings.allow or peer in settings.allow)
+    def _check(self, peer: str) -> None:
+        """Errors: :class:`PeerDenied` where there is to be no connection to a peer at all."""
+        if peer == self.peer:
+            raise PeerDenied(f"{peer} is this node itself")
+        if self.door is not None and not self.door.allows(peer, HELLO):
+            raise PeerDenied(f"{peer} is blocked here: kwaai peers unblock, or [peers] deny")
 
     def _make_room(self, peer: str, *, inbound: bool = False) -> None:
         """Errors: :class:`PeerDenied`."""
-        if peer == self.peer:
-            raise PeerDenied(f"{peer} is this node itself")
-        if not self.allows(peer):
-            raise PeerDenied(f"[libp2p] allow and deny let {peer} not be connected to")
+        self._check(peer)
         mine = [one for one in self._connections.get(peer, ()) if one.is_up]
         if len(mine) >= self._settings.peer_connections:
             self._prune(mine, f"{peer} has {len(mine)} connections", busy=True)
@@ -212,8 +212,7 @@ class Network:
 
     async def _dial(self, peer: str, addresses: Sequence[Address] | None, dial: _Dial) -> None:
         try:
-            if peer == self.peer or not self.allows(peer):
-                self._make_room(peer)
+            self._check(peer)
             known = self.book.of(peer) if addresses is None else addresses
             found = await self.dialler.reach(peer, known, all_=addresses is not None)
             await self.take_on(found)

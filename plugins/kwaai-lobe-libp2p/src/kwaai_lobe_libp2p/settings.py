@@ -14,7 +14,6 @@ class Libp2pSettings:
     ``mdns``: tell the local network of this node, and look for others there.
     ``network_key_file``: a file with the pre-shared key of a private network: 64 hexadecimal
     digits, or what other implementations call ``swarm.key``; empty is no private network.
-    ``allow``, ``deny``: peer ids; where ``allow`` has any, no other peer is connected to.
     ``max_connections``: to all peers together; ``peer_connections``, ``peer_streams``: to one peer,
     and opened by it at once; ``peer_requests``: streams that it opens a second, in the long run;
     ``peer_bytes``: that are read from it a second, in the long run.
@@ -28,8 +27,6 @@ class Libp2pSettings:
     bootstrap: tuple[str, ...] = ()
     mdns: bool = False
     network_key_file: str = ""
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
     max_connections: int = 256
     peer_connections: int = 8
     peer_streams: int = 256

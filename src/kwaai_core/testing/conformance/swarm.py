@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from kwaai_core.errors import NoPeerAvailable, PeerLost, StreamEnded
-from kwaai_core.peering import MAX_FRAME, Stream, Transport
+from kwaai_core.peering import HELLO, MAX_FRAME, Stream, Transport
 from kwaai_core.roles import Host
 from kwaai_core.testing.conformance.rules import broken, refused, require
 from kwaai_core.testing.fakes import FakeHost
@@ -31,14 +31,15 @@ class TestDoor:
 
     def __init__(self) -> None:
         self.shut: set[tuple[str, str]] = set()
-        self.banned: set[str] = set()
+        self.strangers: set[str] = set()
         self.asked: list[tuple[str, str]] = []
         self.greeted: list[str] = []
         self.greeting: Callable[[str], Awaitable[None]] | None = None
 
     def allows(self, peer: str, protocol: str) -> bool:
         self.asked.append((peer, protocol))
-        return (peer, protocol) not in self.shut and peer not in self.banned
+        known = peer not in self.strangers or protocol == HELLO
+        return known and (peer, protocol) not in self.shut
 
     async def greet(self, peer: str) -> None:
         self.greeted.append(peer)

@@ -63,13 +63,13 @@ async def who_is_shut_out_is_not_heard(swarm: Swarm) -> None:
                 await two.transport.broadcast("topic", b"message")
                 await trio.sleep(swarm.pace / 5)
 
-        one.door.banned.add(two.peer)
+        one.door.strangers.add(two.peer)
         await two.transport.connect(one.transport.addresses)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(speak)
             with trio.move_on_after(swarm.pace * 2):
                 broken(f"who is shut out was heard: {await heard.receive()}")
-            one.door.banned.clear()
+            one.door.strangers.clear()
             await two.transport.disconnect(one.peer)
             await swarm.eventually_linked(two, one, linked=False)
             await two.transport.connect(one.transport.addresses)
