@@ -229,6 +229,8 @@ class Gate:
         """Never deal with a peer, whatever it proves; or end that. It is kept on disk."""
         if not PEER_ID.fullmatch(peer):
             raise RequestError(f"{peer!r} is no peer id: it must be like 12D3KooW…, in full")
+        if peer == self._identity.peer_id:
+            raise RequestError(f"{peer} is this node itself")
         self._blocked = self._blocked | {peer} if blocked else self._blocked - {peer}
         fresh = self._file.with_suffix(".new")
         fresh.write_text(json.dumps({"blocked": sorted(self._blocked)}))

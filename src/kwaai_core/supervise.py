@@ -173,7 +173,8 @@ class Supervised:
         if isinstance(first, LobeFailed) and first.lobe != self.lobe:
             self.state, self.cause = "waiting", f"{first.lobe} failed: {first.cause}"
         else:
-            self.state, self.cause = "failed", cause_of(first) + place_in(self.package, first)
+            place = "" if isinstance(first, KwaaiError) else place_in(self.package, first)
+            self.state, self.cause = "failed", cause_of(first) + place
         again = self.cause == self._logged  # said once; it may be tried for days
         log.log(
             logging.DEBUG if again else logging.ERROR,

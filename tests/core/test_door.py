@@ -379,6 +379,12 @@ async def test_a_block_holds_at_once_and_is_kept(world: World, autojump_clock: M
             await two.role.connect(one.role.addresses)
 
 
+async def test_a_node_does_not_block_itself(world: World, autojump_clock: MockClock) -> None:
+    async with world.node(world.identity("one")) as one:
+        with pytest.raises(RequestError, match="is this node itself"):
+            await one.gate.block(one.peer, blocked=True)
+
+
 async def test_a_block_can_be_taken_back(world: World, autojump_clock: MockClock) -> None:
     async with pair(world) as (one, two):
         await one.gate.block(two.peer, blocked=True)
