@@ -15,8 +15,9 @@ from trio.testing import MockClock
 from kwaai_core import Broadcast, Busy, FrameError, NotVerified, PeerLost, RequestError
 from kwaai_core.testing.identities import FakeIdentity
 from kwaai_core.testing.network import Line, MemoryTransport, Network
-from kwaai_lobe_libp2p import gossip
+from kwaai_lobe_libp2p import gossip, topics
 from kwaai_lobe_libp2p.neighbours import KEPT, Subscription
+from kwaai_lobe_libp2p.seen import Seen
 from kwaai_lobe_libp2p.topics import OWN_BURST, PUSHED, Topics, open_topics
 
 ME = FakeIdentity("me")
@@ -254,6 +255,45 @@ async def test_an_author_who_says_too_much_is_cut_short(
         await honest.topics.broadcast("t", b"fine")
         while (body := await heard(channel)) != b"fine":
             assert body is not None
+
+
+async def test_a_flood_does_not_make_old_messages_new(
+    autojump_clock: MockClock, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "SEEN", 64)
+    async with (
+        swarm(network, 3) as (node, hostile, honest),
+        node.topics.subscribe("t") as channel,
+    ):
+        await trio.sleep(3)
+        await honest.topics.broadcast("t", b"once")
+        assert await heard(channel) == b"once"
+        (told,) = node.topics._recent.values()
+        async with hostile.transport.open(node.peer, gossip.PROTOCOL) as stream:
+            for n in range(200):  # authors cost nothing
+                author = FakeIdentity(f"author {n}", now=network.now)
+                made = gossip.message(author, "t", b"flood", at=network.now(), number=n)
+                await stream.send(made.frame)
+            await trio.sleep(5)
+            await stream.send(told.frame)
+            await trio.sleep(1)
+        said = []
+        while (body := await heard(channel)) is not None:
+            said.append(body)
+        assert set(said) == {b"flood"}
+
+
+def test_who_brought_most_is_forgotten_first() -> None:
+    seen = Seen(6)
+    for n in range(2):
+        seen.add(b"honest %d" % n, "honest", n)
+    for n in range(10):
+        seen.add(b"flood %d" % n, "hostile", n)
+    assert len(seen) == 6
+    assert b"honest 0" in seen and b"honest 1" in seen
+    assert b"flood 5" not in seen and b"flood 9" in seen
+    seen.forget(9)
+    assert len(seen) == 1 and b"flood 9" in seen
 
 
 async def test_a_blocked_author_is_not_heard_whoever_passes_it_on(

@@ -24,6 +24,7 @@ from kwaai_lobe_libp2p import gossip
 from kwaai_lobe_libp2p.gossip import Message
 from kwaai_lobe_libp2p.neighbours import Neighbour, Subscription
 from kwaai_lobe_libp2p.rates import Rates
+from kwaai_lobe_libp2p.seen import Seen
 from kwaai_lobe_libp2p.tasks import background
 
 PUSHED = 8
@@ -36,6 +37,8 @@ REMEMBERED = 256
 """How many messages are kept for neighbours that ask for them."""
 
 SEEN = 1 << 16
+"""Of how many messages it is known that they were there, whoever brought them."""
+
 SEND = 10.0
 RETRY = 1.0, 60.0
 OWN_RATE, OWN_BURST = 20.0, 100.0
@@ -84,7 +87,7 @@ class Topics:
         self._now = now
         self._subscriptions: dict[str, list[Subscription]] = {}
         self._neighbours: dict[str, Neighbour] = {}
-        self._seen: OrderedDict[bytes, float] = OrderedDict()
+        self._seen = Seen(SEEN)
         self._recent: OrderedDict[bytes, Message] = OrderedDict()
         self._number = 0
         self._used = trio.Event()
@@ -133,7 +136,7 @@ class Topics:
 
     def _spread(self, message: Message, sender: str | None) -> None:
         """Give a new message to its readers here, and to neighbours."""
-        self._seen[message.id] = self._now()
+        self._seen.add(message.id, sender or "", self._now())
         self._recent[message.id] = message
         if len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
@@ -170,19 +173,13 @@ class Topics:
                 neighbour.flush()
             for peer in [peer for peer in self._neighbours if peer not in linked]:
                 self._leave(self._neighbours.pop(peer))
-            self._forget()
+            self._seen.forget(self._now() - 3 * gossip.OLD)  # by then it is not taken again
             await trio.sleep(LOOK * random.uniform(0.8, 1.2))
 
     def _leave(self, neighbour: Neighbour) -> None:
         for scope in (neighbour.speaking, neighbour.listening):
             if scope is not None:
                 scope.cancel()
-
-    def _forget(self) -> None:
-        """Forget ids of messages that are too old to be taken again."""
-        old = self._now() - 3 * gossip.OLD
-        while self._seen and (len(self._seen) > SEEN or next(iter(self._seen.values())) < old):
-            self._seen.popitem(last=False)
 
     async def _speak(self, neighbour: Neighbour, scope: trio.CancelScope) -> None:
         """Send to a neighbour for as long as it is connected."""
@@ -255,12 +252,12 @@ class Topics:
         message = gossip.verified(self._identity, told)
         if not message.is_recent(self._now()):
             return  # for who passed it on it may just not have been old
-        if not self._allows(message.peer, HELLO):
-            self._seen[message.id] = self._now()  # blocked here, whoever passes it on
+        if not self._allows(message.peer, HELLO):  # blocked here, whoever passes it on
+            self._seen.add(message.id, neighbour.peer, self._now())
             return
         if not self._authors.take(message.peer):
             _log.info("%s says too much; a message on %s is dropped", message.peer, message.topic)
-            self._seen[message.id] = self._now()
+            self._seen.add(message.id, neighbour.peer, self._now())
             return
         self._spread(message, sender=neighbour.peer)
 
