@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
+import time
 from pathlib import Path
 
-from real_kwaai import Home
+from real_kwaai import KWAAI, Home
 
 
 def test_a_killed_node_changes_no_byte_of_the_answer(tmp_path: Path) -> None:
@@ -22,3 +25,29 @@ def test_a_killed_node_changes_no_byte_of_the_answer(tmp_path: Path) -> None:
     assert told["tokens_before_kill"] >= 8
     assert told["tokens_after_kill"] >= 8
     assert told["replayed_tokens"] > 0
+
+
+def test_it_leaves_nothing_behind_when_it_is_stopped(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    environment = home.environment | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [KWAAI, "demo"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as demo:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("kwaai-demo-*/whole/run.log")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        demo.terminate()
+        assert demo.wait(60) != 0
+    assert not list(tmp_path.glob("kwaai-demo-*"))
+    assert not _runs_below(tmp_path)
+
+
+def _runs_below(folder: Path) -> list[str]:
+    """Processes whose environment names something in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"KWAAI_STATE={folder}".encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+    return found

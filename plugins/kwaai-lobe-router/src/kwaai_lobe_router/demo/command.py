@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,8 @@ def demo(nodes: int, model: str, prompt: str, no_kill: bool, as_json: bool) -> N
             "one that is killed: add --no-kill, or --nodes 3"
         )
     from kwaai_lobe_router.demo.story import Script, tell
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the nodes end with it
 
     def say(words: str) -> None:
         click.echo(click.style(words, dim=True), err=True)
