@@ -33,7 +33,10 @@ from kwaai_core.span.roles import LOCAL, Routing, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama.executor import LlamaExecutor
+from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.settings import LlamaSettings
+from kwaai_lobe_llama.worker.embedding import Embedding
+from kwaai_lobe_llama.worker.engine import Engine
 
 from .test_executor import executor
 
@@ -401,6 +404,32 @@ async def test_a_hostile_owner_harms_neither_the_host_nor_its_neighbours(
 
 def replace_opening(opening: Opening) -> Frame:
     return OPEN._replace(payload=opening.encode())
+
+
+async def test_the_host_of_the_first_blocks_can_read_the_prompt(qwen2: Path, gates: Path) -> None:
+    """Nobody is sent a token, and it hides nothing: whoever has the model has the table too."""
+    engine = Engine(Plan(str(qwen2), "d", context=256, streams=1, threads=1))
+    try:
+        prompt = engine.tokenise(PROMPT)
+    finally:
+        engine.close()
+    table = Embedding(str(qwen2))
+    token_of = {table.rows([token]): token for token in range(table.tokens)}
+
+    async with swarm(qwen2, gates, [FIRST, REST]) as nodes:
+        ours, theirs = socket.socketpair()
+        curious = Peer(theirs)
+        async with nodes.head.link("curious", clear(ours, server=False)) as link:
+            way = [Place(link, FIRST), Place(LOCAL, REST)]
+            request = GenerateRequest(await nodes.card(), PROMPT, GREEDY, max_tokens=1)
+            async with nodes.head.generate(request, Routes([way])):
+                opened = await curious.hear()
+                await curious.send(Frame(Kind.OPENED, opened.session, opened.epoch))
+                step = await curious.hear()
+        await curious.ended()
+    states = step.payload[8 * (step.rows + 1) :]
+    rows = [states[at : at + 4 * WIDTH] for at in range(0, len(states), 4 * WIDTH)]
+    assert [token_of[row] for row in rows] == prompt
 
 
 async def test_what_cannot_be_held_is_refused_with_the_reason(tmp_path: Path, qwen2: Path) -> None:
