@@ -26,7 +26,7 @@ from kwaai_core import (
 )
 from kwaai_core.testing.identities import FakeIdentity
 from kwaai_lobe_libp2p import addresses, dialling
-from kwaai_lobe_libp2p.remedies import Outbox
+from kwaai_lobe_libp2p.remedies.outbox import Outbox
 
 from .conftest import ECHO, Node, Nodes, echo
 

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from kwaai_core import ConfigError
-from kwaai_lobe_libp2p.remedies import MENDS, Outbox, check_version
+from kwaai_lobe_libp2p.remedies import MENDS, check_version
+from kwaai_lobe_libp2p.remedies.outbox import Outbox
 
 CASES = Path(__file__).with_name("remedy_cases.py")
 NAMES = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import trio
@@ -58,6 +59,7 @@ class Connection:
         self.dialled: Address | None = None
         self.local: Address | None = None
         self.why_relayed = ""
+        self.tcp.heard = partial(remedies.hear, self.muxer)  # before a whole frame is there
 
     @property
     def is_up(self) -> bool:

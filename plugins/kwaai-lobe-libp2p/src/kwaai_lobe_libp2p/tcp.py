@@ -17,11 +17,13 @@ class TcpConnection(IRawConnection):
     """A stream of bytes, TCP's or a relay's, under Noise.
 
     ``read(n)`` gives all ``n`` bytes or fails: the library gives up after a hundred small reads.
-    ``pace``, told how many bytes came, says for how many seconds to wait before more are read.
+    ``heard`` is told that bytes came; ``pace``, told how many, says for how many seconds to wait
+    before more are read.
     """
 
     def __init__(self, stream: trio.abc.Stream, *, initiator: bool) -> None:
         self.is_initiator = initiator
+        self.heard: Callable[[], None] | None = None
         self.pace: Callable[[int], float] | None = None
         self._stream = stream
         self._buffer = bytearray()
@@ -37,6 +39,8 @@ class TcpConnection(IRawConnection):
             if not data:
                 raise ConnectionClosedError("the peer has closed the connection")
             buffer += data
+            if self.heard is not None:
+                self.heard()
             if self.pace is not None and (wait := self.pace(len(data))):
                 await trio.sleep(wait)
         size = len(buffer) if n is None else n
