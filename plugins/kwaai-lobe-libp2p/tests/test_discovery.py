@@ -119,6 +119,29 @@ async def test_enough_links_are_enough(autojump_clock: MockClock, path: Path) ->
     assert len(dials.linked) == WANTED
 
 
+async def test_strangers_neither_count_nor_are_remembered(
+    autojump_clock: MockClock, path: Path
+) -> None:
+    memory = Memory(path)
+    memory.note(PEERS[1], [address(1)])
+    dials = Dials(1)
+    strangers = PEERS[100 : 100 + 2 * WANTED]
+    dials.linked = set(strangers)
+    found = Discovery(
+        dials,
+        memory,
+        [],
+        addresses_of=dials.addresses_of,
+        belongs=lambda peer: peer not in strangers,
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.run)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert PEERS[1] in dials.linked
+    assert [peer for peer, _ in Memory(path).newest_first()] == [PEERS[1]]
+
+
 async def test_memory_is_bounded_and_newest_first(path: Path) -> None:
     memory = Memory(path)
     for n in range(300):

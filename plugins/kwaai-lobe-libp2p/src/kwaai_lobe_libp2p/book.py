@@ -24,12 +24,21 @@ class _Failure:
 class AddressBook:
     """Addresses by peer, of a bounded number of peers; those that worked last come first.
 
-    ``clock`` is monotonic, in seconds.
+    ``clock`` is monotonic, in seconds; ``belongs`` says of a peer whether it is let in now. Anybody
+    can say where it is, and under a thousand names. So who neither belongs nor was met at one of
+    its addresses is forgotten first.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, clock: Callable[[], float], belongs: Callable[[str], bool] = lambda peer: False
+    ) -> None:
         self._clock = clock
+        self._belongs = belongs
         self._peers: OrderedDict[str, OrderedDict[Address, _Failure | None]] = OrderedDict()
+        self._met: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._peers)
 
     def learn(self, peer: str, addresses: Iterable[Address]) -> None:
         """Add addresses; the oldest that are not known to work make room."""
@@ -39,11 +48,19 @@ class AddressBook:
             known.setdefault(address, None)
         while len(known) > EACH:
             known.popitem()
-        while len(self._peers) > PEERS:
-            self._peers.popitem(last=False)
+        if len(self._peers) > PEERS:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        strange = [one for one in self._peers if one not in self._met and not self._belongs(one)]
+        # half of many, so that not each of a crowd is a reason to go through all
+        for peer in strange[: (len(strange) + 1) // 2] or [next(iter(self._peers))]:
+            del self._peers[peer]
+            self._met.discard(peer)
 
     def worked(self, address: Address) -> None:
-        """Note that a peer was reached there."""
+        """Note that a peer was met there."""
+        self._met.add(address.peer)
         known = self._peers.setdefault(address.peer, OrderedDict())
         known[address] = None
         known.move_to_end(address, last=False)

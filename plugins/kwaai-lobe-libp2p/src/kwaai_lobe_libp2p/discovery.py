@@ -103,7 +103,7 @@ class Discovery:
     """Connects to peers for as long as :meth:`run` runs.
 
     ``addresses_of`` gives the addresses under which a connected peer can be dialled, for the next
-    run.
+    run; ``belongs`` says whether a peer is let in: others do not count, and are not remembered.
     """
 
     def __init__(
@@ -113,10 +113,12 @@ class Discovery:
         bootstrap: Sequence[str],
         *,
         addresses_of: Callable[[str], Sequence[str]],
+        belongs: Callable[[str], bool] = lambda peer: True,
     ) -> None:
         self._dials = dials
         self._memory = memory
         self._addresses_of = addresses_of
+        self._belongs = belongs
         self._bootstrap: dict[str, list[str]] = {}
         for address in bootstrap:
             self._bootstrap.setdefault(address.rpartition("/p2p/")[2], []).append(address)
@@ -163,14 +165,16 @@ class Discovery:
         pause = first
         while True:
             for peer, addresses in self._memory.newest_first():
-                if len(self._dials.links()) >= WANTED:
+                if self._has_enough():
                     break
                 if not self._linked(peer):
                     await self._try(peer, addresses)
                     await trio.sleep(random.uniform(0, first))
-            enough = len(self._dials.links()) >= WANTED
-            pause = longest if enough else min(2 * pause, longest)
+            pause = longest if self._has_enough() else min(2 * pause, longest)
             await trio.sleep(pause * random.uniform(0.5, 1.5))
+
+    def _has_enough(self) -> bool:
+        return sum(self._belongs(link.peer) for link in self._dials.links()) >= WANTED
 
     async def _remember(self) -> None:
         try:
@@ -187,7 +191,7 @@ class Discovery:
 
     def _note_links(self) -> None:
         for link in self._dials.links():
-            if not link.relayed:
+            if not link.relayed and self._belongs(link.peer):
                 self._memory.note(link.peer, self._addresses_of(link.peer))
 
 
@@ -200,10 +204,11 @@ async def open_discovery(
     bootstrap: Sequence[str],
     local_network: bool,
     addresses_of: Callable[[str], Sequence[str]],
+    belongs: Callable[[str], bool],
 ) -> AsyncIterator[Discovery]:
     """Look for peers while the context is open. ``peer`` is this node's own id."""
     async with background() as nursery:
-        discovery = Discovery(dials, memory, bootstrap, addresses_of=addresses_of)
+        discovery = Discovery(dials, memory, bootstrap, addresses_of=addresses_of, belongs=belongs)
         nursery.start_soon(discovery.run)
         if local_network:
             nursery.start_soon(_look_around, dials, peer, discovery)

@@ -75,7 +75,7 @@ class Network:
     ) -> None:
         self.peer = peer
         self.door: Door | None = None
-        self.book = AddressBook(trio.current_time)
+        self.book = AddressBook(trio.current_time, self.belongs)
         self.met: Callable[[Connection], None] = lambda connection: None
         self._settings = settings
         self._nursery = nursery
@@ -161,13 +161,13 @@ class Network:
             self._prune(mine, f"{peer} has {len(mine)} connections", busy=True)
         every = [one for one in self if one.is_up]
         if len(every) >= self._settings.max_connections:
-            guests = [one for one in every if one.inbound and not self._belongs(one.peer)]
-            few = inbound and not self._belongs(peer) and len(guests) * _GUESTS < len(every)
+            guests = [one for one in every if one.inbound and not self.belongs(one.peer)]
+            few = inbound and not self.belongs(peer) and len(guests) * _GUESTS < len(every)
             among = every if few or not guests else guests
             why = f"this node has {len(every)} connections"
             self._prune(among, why, busy=among is guests)
 
-    def _belongs(self, peer: str) -> bool:
+    def belongs(self, peer: str) -> bool:
         """Whether the door lets a peer use more than what all may: others make room for it."""
         return self.lets_in(peer, "")
 
@@ -234,9 +234,9 @@ class Network:
             self._nursery.start_soon(self.adopt, connection)
             return
         await self._nursery.start(self.adopt, connection)
+        await self._greet(connection)
         if connection.dialled is not None:
             self.book.worked(connection.dialled)
-        await self._greet(connection)
         self._check_up(connection)
 
     def _check_up(self, connection: Connection) -> None:

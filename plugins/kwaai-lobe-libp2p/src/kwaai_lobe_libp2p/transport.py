@@ -242,6 +242,7 @@ class Libp2pTransport:
             bootstrap=self._settings.bootstrap,
             local_network=self._settings.mdns,
             addresses_of=lambda peer: [str(one) for one in self.network.book.of(peer)],
+            belongs=self.network.belongs,
         )
         async with looking:
             await trio.sleep_forever()
