@@ -207,6 +207,61 @@ async def test_two_nodes_find_each_other_on_the_local_network_and_the_loop_goes_
     assert longest < 0.5
 
 
+async def test_made_up_names_do_not_silence_the_local_network() -> None:
+    asked: list[str] = []
+    done = trio.Event()
+
+    def ask(name: str) -> mdns.Told | None:
+        asked.append(name)
+        return (PEERS[1], (address(1),)) if name == "honest" else None
+
+    async def found(peer: str, addresses: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        assert (peer, addresses) == (PEERS[1], (address(1),))
+        done.set()
+
+    names = mdns.Names()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mdns.look_up, names, ask, PEERS[0], found)
+        for n in range(mdns.KNOWN + mdns.WAITING // 2):
+            names.put(f"made up {n}")
+            if n % 64 == 0:
+                await trio.sleep(0.01)
+        with trio.fail_after(30):
+            while len(asked) < mdns.KNOWN:  # noqa: ASYNC110 - they are asked in threads
+                await trio.sleep(0.01)
+            names.put("honest")
+            await done.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_where_too_many_names_wait_any_of_them_makes_room(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr(mdns, "WAITING", 16)
+    kept = 0
+    for _ in range(200):
+        names = mdns.Names()
+        names.put("honest")
+        for n in range(16):
+            names.put(f"made up {n}")
+            names.put(f"made up {n}")
+        kept += "honest" in [await names.take() for _ in range(16)]
+    assert 160 < kept < 200
+
+
+async def test_a_name_is_asked_about_once_in_a_while(autojump_clock: MockClock) -> None:
+    names = mdns.Names()
+    names.put("one")
+    assert await names.take() == "one"
+    names.put("one")
+    names.put("two")
+    assert await names.take() == "two"
+    await trio.sleep(mdns.AGAIN)
+    names.put("one")
+    assert await names.take() == "one"
+
+
 @pytest.mark.parametrize("error", [NonUniqueNameException(), RuntimeError("No interfaces")])
 def test_what_the_library_raises_is_one_error(error: Exception) -> None:
     with pytest.raises(OSError, match="multicast DNS fails"), mdns._as_os_error():

@@ -11,8 +11,10 @@ import logging
 import random
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import trio
 from zeroconf import (
@@ -28,31 +30,75 @@ from zeroconf import (
 from kwaai_lobe_libp2p.statements import plausible
 
 SERVICE = "_kwaai._udp.local."
-WAITING = 64
-"""How many peers that made themselves known may wait; more are not heard."""
+WAITING = 1024
+"""How many names that were heard may wait to be asked about."""
 
 ANSWER = 3.0
 AGAIN = 600.0
-"""After how many seconds a peer is told of again; until then once is enough."""
+"""After how many seconds a name is asked about again; until then once is enough."""
 
 KNOWN = 1024
+"""Of how many names it is known that they were asked about."""
+
 AT_ONCE = 8
-"""How many peers that made themselves known are dialled at the same time."""
+"""How many names are asked about, and the peers behind them dialled, at the same time."""
+
+Told = tuple[str, tuple[str, ...]]
+"""A peer, and where it says that it is."""
+
+Ask = Callable[[str], Told | None]
+Found = Callable[[str, Sequence[str]], Awaitable[None]]
 
 _PLACE = re.compile(r"/ip4/([0-9.]{7,15})/tcp/([0-9]{1,5})/")
 _log = logging.getLogger(__name__)
 
 
+class Names:
+    """Names that were heard and wait to be asked about.
+
+    Anybody can make names up, and none says who made it. So each has the same chance: the next is
+    drawn from all that wait, and so is the one that makes room where too many do. Which names were
+    asked about is forgotten in their order, at the worst to be asked about again.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._asked: OrderedDict[str, float] = OrderedDict()
+        self._lot = trio.lowlevel.ParkingLot()
+
+    def put(self, name: str) -> None:
+        if name in self._waiting or self._asked.get(name, 0.0) > trio.current_time():
+            return
+        self._waiting.append(name)
+        if len(self._waiting) > WAITING:
+            self._draw()
+        self._lot.unpark()
+
+    async def take(self) -> str:
+        """The next to be asked about."""
+        while not self._waiting:
+            await self._lot.park()
+        name = self._draw()
+        self._asked[name] = trio.current_time() + AGAIN
+        self._asked.move_to_end(name)
+        if len(self._asked) > KNOWN:
+            self._asked.popitem(last=False)
+        return name
+
+    def _draw(self) -> str:
+        return self._waiting.pop(random.randrange(len(self._waiting)))
+
+
 class _Listener(ServiceListener):
     """Runs in zeroconf's thread; hands names over to the loop."""
 
-    def __init__(self, token: trio.lowlevel.TrioToken, names: trio.MemorySendChannel[str]) -> None:
+    def __init__(self, token: trio.lowlevel.TrioToken, names: Names) -> None:
         self._token = token
         self._names = names
 
     def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
         try:
-            self._token.run_sync_soon(self._hear, name)
+            self._token.run_sync_soon(self._names.put, name)
         except trio.RunFinishedError:
             pass  # the node has closed
 
@@ -62,12 +108,6 @@ class _Listener(ServiceListener):
     def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None:
         """Who is gone is noticed where it matters, when it is dialled."""
 
-    def _hear(self, name: str) -> None:
-        try:
-            self._names.send_nowait(name)
-        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # too many at once: they say it again
-
 
 def entries(peer: str, addresses: Sequence[str]) -> Mapping[str | bytes, str | bytes | None]:
     """The TXT record of a node. A TXT entry has at most 255 bytes."""
@@ -76,7 +116,7 @@ def entries(peer: str, addresses: Sequence[str]) -> Mapping[str | bytes, str | b
     return {f"dnsaddr{number or ''}": one for number, one in enumerate(fit)}
 
 
-def heard(properties: Mapping[bytes, bytes | None]) -> tuple[str, tuple[str, ...]] | None:
+def heard(properties: Mapping[bytes, bytes | None]) -> Told | None:
     """Who makes itself known by a TXT record, and where it says that it is; None for nobody."""
     told = [
         value.decode("ascii", "replace")
@@ -91,7 +131,7 @@ def heard(properties: Mapping[bytes, bytes | None]) -> tuple[str, tuple[str, ...
 async def run(
     peer: str,
     addresses: Sequence[str],
-    found: Callable[[str, Sequence[str]], Awaitable[None]],
+    found: Found,
     *,
     interfaces: Sequence[str] | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -101,8 +141,8 @@ async def run(
     ``interfaces``: numbers of the network interfaces to use, None for all. The library waits and
     blocks, so it has threads of its own. Errors: OSError where multicast is impossible.
     """
-    send, receive = trio.open_memory_channel[str](WAITING)
-    listener = _Listener(trio.lowlevel.current_trio_token(), send)
+    names = Names()
+    listener = _Listener(trio.lowlevel.current_trio_token(), names)
     host, port = _place(addresses)
     info = ServiceInfo(
         SERVICE,
@@ -112,16 +152,14 @@ async def run(
         properties=dict(entries(peer, addresses)),
         server=f"{secrets.token_hex(16)}.local.",
     )
-    with send, receive:
-        zeroconf = await trio.to_thread.run_sync(_open, interfaces)
-        try:
-            await trio.to_thread.run_sync(_begin, zeroconf, info, listener)
-            task_status.started()
-            async with trio.open_nursery() as nursery:
-                await _hear_all(zeroconf, receive, peer, found, nursery)
-        finally:
-            with trio.CancelScope(shield=True):  # brief: it says goodbye, and joins its threads
-                await trio.to_thread.run_sync(zeroconf.close)
+    zeroconf = await trio.to_thread.run_sync(_open, interfaces)
+    try:
+        await trio.to_thread.run_sync(_begin, zeroconf, info, listener)
+        task_status.started()
+        await look_up(names, partial(_ask, zeroconf), peer, found)
+    finally:
+        with trio.CancelScope(shield=True):  # brief: it says goodbye, and joins its threads
+            await trio.to_thread.run_sync(zeroconf.close)
 
 
 def _open(interfaces: Sequence[str] | None) -> Zeroconf:
@@ -145,37 +183,23 @@ def _as_os_error() -> Iterator[None]:
         raise OSError(f"multicast DNS fails: {error!r}") from error
 
 
-async def _hear_all(
-    zeroconf: Zeroconf,
-    names: trio.MemoryReceiveChannel[str],
-    me: str,
-    found: Callable[[str, Sequence[str]], Awaitable[None]],
-    nursery: trio.Nursery,
-) -> None:
-    told: dict[str, float] = {}
-    room = trio.Semaphore(AT_ONCE)
+async def look_up(names: Names, ask: Ask, me: str, found: Found) -> None:
+    """Ask about names, in threads, and tell of who is behind them, until it is cancelled."""
 
-    async def tell(peer: str, addresses: Sequence[str]) -> None:
-        try:
-            # all who hear of a new node at once do not dial it at once
-            await trio.sleep(random.uniform(0, 0.5))
-            await found(peer, addresses)
-        finally:
-            room.release()
+    async def work() -> None:
+        while True:
+            other = await trio.to_thread.run_sync(ask, await names.take())
+            if other is not None and other[0] != me:
+                # all who hear of a new node at once do not dial it at once
+                await trio.sleep(random.uniform(0, 0.5))
+                await found(*other)
 
-    async for name in names:
-        now = trio.current_time()
-        told = {one: until for one, until in told.items() if until > now}
-        if name in told or len(told) >= KNOWN:
-            continue
-        told[name] = now + AGAIN
-        other = await trio.to_thread.run_sync(_ask, zeroconf, name)
-        if other is not None and other[0] != me:
-            await room.acquire()
-            nursery.start_soon(tell, *other)
+    async with trio.open_nursery() as nursery:
+        for _ in range(AT_ONCE):
+            nursery.start_soon(work)
 
 
-def _ask(zeroconf: Zeroconf, name: str) -> tuple[str, tuple[str, ...]] | None:
+def _ask(zeroconf: Zeroconf, name: str) -> Told | None:
     try:
         info = zeroconf.get_service_info(SERVICE, name, timeout=int(ANSWER * 1000))
         return heard(info.properties) if info is not None else None
