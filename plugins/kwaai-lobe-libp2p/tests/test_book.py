@@ -21,12 +21,15 @@ def test_strangers_are_forgotten_before_members_and_who_was_met() -> None:
     members = {f"member {n}" for n in range(100)}
     known = AddressBook(lambda: 0.0, members.__contains__)
     known.worked(address("met"))
+    known.met("met")
+    known.worked(address("not let in"))
     for peer in members:
         known.learn(peer, [address(peer)])
     for n in range(3 * PEERS):
         known.learn(f"stranger {n}", [address(f"stranger {n}")])
     assert len(known) <= PEERS
     assert known.of("met")
+    assert not known.of("not let in")
     assert all(map(known.of, members))
     assert known.of(f"stranger {3 * PEERS - 1}")  # who has just come may be about to say hello
 

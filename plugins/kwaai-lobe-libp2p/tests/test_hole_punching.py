@@ -186,7 +186,9 @@ async def test_both_may_ask_at_once(nodes: Nodes) -> None:
     async with met(nodes) as two:
         way = two.dialler.transport.network.relayed(two.hidden.peer)
         assert way is not None
-        serving = two.hidden.transport.network.serve(DCUTR, two.hidden.transport.puncher.serve)
+        serving = two.hidden.transport.network.services.serve(
+            DCUTR, two.hidden.transport.puncher.serve
+        )
         async with serving, trio.open_nursery() as nursery:
             nursery.start_soon(two.hidden.transport.puncher.upgrade, two.relayed)
             nursery.start_soon(two.dialler.transport.puncher.upgrade, way)
@@ -258,7 +260,7 @@ async def test_garbage_from_who_is_asked_leaves_the_relay(
 
     async with (
         met(nodes, hole_punching=False) as two,
-        two.dialler.transport.network.serve(DCUTR, answer),
+        two.dialler.transport.network.services.serve(DCUTR, answer),
     ):
         await two.upgrade()
         assert asked == hole_punching.TRIES

@@ -198,7 +198,7 @@ async def test_streams_of_one_peer_are_limited_and_others_are_not_hurt(nodes: No
             await stack.enter_async_context(greedy.transport.open(hub.peer, ECHO))
         await answers(modest, hub.peer)
         await stack.aclose()
-        await eventually(lambda: not hub.transport.network.serving(greedy.peer))
+        await eventually(lambda: not hub.transport.network.services.serving(greedy.peer))
         await answers(greedy, hub.peer)
 
 
@@ -309,7 +309,7 @@ async def test_streams_leave_nothing_behind(nodes: Nodes) -> None:
         (connection,) = one.transport.network
         for _ in range(1000):
             await answers(one, two.peer)
-        await eventually(lambda: not two.transport.network.serving(one.peer))
+        await eventually(lambda: not two.transport.network.services.serving(one.peer))
         for end in (connection, *two.transport.network):
             kept = end.muxer.streams, end.muxer.stream_buffers, end.muxer.stream_events
             await eventually(lambda kept=kept: not any(kept))  # but for what runs in the background

@@ -79,7 +79,7 @@ async def test_a_relay_serves_whom_its_door_lets_in(nodes: Nodes) -> None:
 
 async def test_a_node_is_no_relay_unless_it_is_told_to(nodes: Nodes) -> None:
     async with nodes("one") as one, nodes("two") as two:
-        assert HOP not in one.transport.network.protocols
+        assert HOP not in one.transport.network.services.protocols
         address = f"{one.transport.addresses[0]}/p2p-circuit/p2p/{FakeIdentity('x').peer_id}"
         with pytest.raises(PeerUnreachable, match="does not serve"):
             await two.transport.connect([address])
@@ -90,7 +90,7 @@ async def test_a_relay_forgets_whose_circuits_are_over(nodes: Nodes) -> None:
         relay = Relay(node.transport.network)
         place = node.transport.addresses[0]
         async with (
-            node.transport.network.serve(HOP, relay.serve),
+            node.transport.network.services.serve(HOP, relay.serve),
             nodes("hidden", listen=(), relays=(place,), hole_punching=False) as hidden,
             nodes("outside") as outside,
         ):

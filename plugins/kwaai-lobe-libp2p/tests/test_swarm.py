@@ -128,7 +128,7 @@ async def test_who_asks_and_never_says_what_is_left_soon(nodes: Nodes) -> None:
         network = one.transport.network
 
         async def is_free() -> bool:
-            return not network._serving[hostile.peer]
+            return not network.services.serving(hostile.peer)
 
         await eventually(is_free)
 

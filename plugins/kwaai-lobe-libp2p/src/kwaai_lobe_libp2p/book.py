@@ -25,8 +25,8 @@ class AddressBook:
     """Addresses by peer, of a bounded number of peers; those that worked last come first.
 
     ``clock`` is monotonic, in seconds; ``belongs`` says of a peer whether it is let in now. Anybody
-    can say where it is, and under a thousand names. So who neither belongs nor was met at one of
-    its addresses is forgotten first.
+    can say where it is, and under a thousand names. So who neither belongs nor was ever reached and
+    let in is forgotten first.
     """
 
     def __init__(
@@ -59,12 +59,16 @@ class AddressBook:
             self._met.discard(peer)
 
     def worked(self, address: Address) -> None:
-        """Note that a peer was met there."""
-        self._met.add(address.peer)
+        """Note that a peer was reached there."""
         known = self._peers.setdefault(address.peer, OrderedDict())
         known[address] = None
         known.move_to_end(address, last=False)
         self.learn(address.peer, ())
+
+    def met(self, peer: str) -> None:
+        """Note that a peer that was reached was let in."""
+        if peer in self._peers:
+            self._met.add(peer)
 
     def failed(self, address: Address, cause: str) -> None:
         """Leave an address alone for a while, each time for longer."""

@@ -1,11 +1,9 @@
-"""The connections of this node: who may have one, what is served on them, and how one is got."""
+"""The connections of this node: who may have one, and how one is got."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,31 +25,18 @@ from kwaai_lobe_libp2p.addresses import Address
 from kwaai_lobe_libp2p.book import AddressBook
 from kwaai_lobe_libp2p.connection import Connection, Handshake
 from kwaai_lobe_libp2p.dialling import Dialler, Relayed
-from kwaai_lobe_libp2p.negotiation import agree
 from kwaai_lobe_libp2p.rates import Rates
+from kwaai_lobe_libp2p.serving import Services
 from kwaai_lobe_libp2p.settings import Libp2pSettings
 from kwaai_lobe_libp2p.streams import ByteStream
-from kwaai_lobe_libp2p.tasks import background
-
-NEGOTIATION = 8.0
-"""How many seconds a peer may take to say what a stream is for."""
 
 _GUESTS = 8
 """Of so many connections one may be taken, from who uses it least, for a peer not let in yet."""
-
-WireHandler = Callable[[ByteStream], Awaitable[None]]
 
 _greeting: ContextVar[Connection | None] = ContextVar("_greeting", default=None)
 """The connection on which this task greets a peer: to all others it is not ready yet."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    nursery: trio.Nursery
-    handler: WireHandler
-    to_all: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -82,10 +67,7 @@ class Network:
         self.dialler = Dialler(handshake, self.book, relayed)
         self._connections: dict[str, list[Connection]] = {}
         self._dials: dict[str, _Dial] = {}
-        self._served: dict[str, _Served] = {}
-        self._serving: Counter[str] = Counter()
-        rate, burst = settings.peer_requests, 4 * settings.peer_requests
-        self._requests = Rates(rate, burst, clock=trio.current_time)
+        self.services = Services(settings, nursery, self.lets_in)
         self._bytes = Rates(settings.peer_bytes, settings.peer_bytes, clock=trio.current_time)
 
     def __iter__(self) -> Iterator[Connection]:
@@ -111,10 +93,6 @@ class Network:
         mine = self._connections.get(peer, ())
         return next((one for one in mine if one.is_up and one.address.relay), None)
 
-    @property
-    def protocols(self) -> list[str]:
-        return list(self._served)
-
     # -- connections ---------------------------------------------------------------------------
 
     async def adopt(
@@ -139,7 +117,7 @@ class Network:
             connection.ready.set()
             self.met(connection)
         try:
-            await connection.run(self._take, task_status=task_status)
+            await connection.run(self.services.take, task_status=task_status)
         finally:
             connection.discard()
             self._connections[peer].remove(connection)
@@ -234,9 +212,10 @@ class Network:
             self._nursery.start_soon(self.adopt, connection)
             return
         await self._nursery.start(self.adopt, connection)
-        await self._greet(connection)
         if connection.dialled is not None:
             self.book.worked(connection.dialled)
+        await self._greet(connection)
+        self.book.met(connection.peer)
         self._check_up(connection)
 
     def _check_up(self, connection: Connection) -> None:
@@ -259,10 +238,6 @@ class Network:
         connection.ready.set()
         self.met(connection)
 
-    def serving(self, peer: str) -> int:
-        """How many streams of a peer are served now."""
-        return self._serving.get(peer, 0)
-
     # -- streams -------------------------------------------------------------------------------
 
     async def open(self, peer: str, protocol: str) -> ByteStream:
@@ -283,73 +258,9 @@ class Network:
                 raise PeerUnreachable(f"{peer} cannot be talked to: {error.message}") from error
         raise AssertionError("the last try returns or raises")
 
-    @asynccontextmanager
-    async def serve(
-        self, protocol: str, handler: WireHandler, *, to_all: bool = False
-    ) -> AsyncIterator[None]:
-        """Serve a protocol; ``to_all``: without asking the door, as identify and ping are.
-
-        Each stream is reset when its handler returns; what the handler raises ends only that.
-        """
-        if protocol in self._served:
-            raise KwaaiError(f"{protocol} is served already")
-        async with background() as nursery:
-            self._served[protocol] = _Served(nursery, handler, to_all)
-            try:
-                yield
-            finally:
-                del self._served[protocol]
-
-    def _take(self, connection: Connection, stream: ByteStream) -> None:
-        self._nursery.start_soon(self._handle, connection.peer, stream)
-
-    async def _handle(self, peer: str, stream: ByteStream) -> None:
-        """Find out what a peer's stream is for, and have that done."""
-        self._serving[peer] += 1
-        try:
-            served = await self._agreed(peer, stream)
-            done = trio.Event()
-            served.nursery.start_soon(self._run, served.handler, stream, done)
-            await done.wait()
-        except KwaaiError as error:
-            _log.debug("a stream of %s came to nothing: %s", peer, error.message)
-        finally:
-            await stream.reset()
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
-
-    async def _agreed(self, peer: str, stream: ByteStream) -> _Served:
-        """Errors: :class:`KwaaiError` of any kind where the stream is to be reset."""
-        if self._serving[peer] > self._settings.peer_streams or not self._requests.take(peer):
-            await trio.lowlevel.checkpoint()
-            raise PeerDenied(f"{peer} opens too many streams")
-        with trio.move_on_after(NEGOTIATION):
-            protocol = await agree(stream, partial(self._serves, peer), lambda: self.protocols)
-            if (served := self._served.get(protocol)) is not None:
-                return served
-        raise PeerLost(f"{peer} does not say what it wants")
-
-    def _serves(self, peer: str, protocol: str) -> bool:
-        served = self._served.get(protocol)
-        if served is not None and served.to_all:
-            return True
-        return self.lets_in(peer, protocol) and served is not None
-
     def lets_in(self, peer: str, protocol: str) -> bool:
         """Whether the door lets a peer in for a protocol; where there is none, it lets nobody."""
         return self.door is not None and self.door.allows(peer, protocol)
-
-    async def _run(self, handler: WireHandler, stream: ByteStream, done: trio.Event) -> None:
-        try:
-            await handler(stream)
-        except KwaaiError as error:
-            _log.info("a stream of %s ended: %s", stream.peer, error.message)
-        except Exception:  # noqa: BLE001 - it ends its own stream and no other
-            _log.warning("what handles a stream of %s failed", stream.peer, exc_info=True)
-        finally:
-            await stream.reset()
-            done.set()
 
 
 def _link(connection: Connection) -> Link:

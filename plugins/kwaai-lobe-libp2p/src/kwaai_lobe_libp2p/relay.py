@@ -259,9 +259,9 @@ async def open_relaying(
 ) -> AsyncIterator[None]:
     """Take connections through relays, and be one, while the context is open."""
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(network.serve(STOP, circuits.serve))
+        await stack.enter_async_context(network.services.serve(STOP, circuits.serve))
         if relay:
-            await stack.enter_async_context(network.serve(HOP, Relay(network).serve))
+            await stack.enter_async_context(network.services.serve(HOP, Relay(network).serve))
         yield
 
 

@@ -151,7 +151,7 @@ class Libp2pTransport:
         async def handle(wire: ByteStream) -> None:
             await handler(FrameStream(wire, protocol, max_frame))
 
-        async with self.network.serve(protocol, handle):
+        async with self.network.services.serve(protocol, handle):
             yield
 
     async def data_channel(
@@ -226,7 +226,7 @@ class Libp2pTransport:
         """Tell a peer who this node is, where it listens, and where it sees the peer."""
         links = {link.peer: link.address for link in self.links()}
         observed = links.get(stream.peer, "/ip4/0.0.0.0/tcp/0").partition("/p2p/")[0]
-        said = identify.description(key, self.addresses, self.network.protocols, observed)
+        said = identify.description(key, self.addresses, self.network.services.protocols, observed)
         await stream.write(said)
         await stream.finish()
 
@@ -288,16 +288,15 @@ async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
         async with background() as nursery, AsyncExitStack() as stack:
             transport = Libp2pTransport(identity, settings, handshake, listeners, nursery)
             network = transport.network
+            serve = network.services.serve
             about = partial(transport.serve_identify, keys.public_key)
-            await stack.enter_async_context(network.serve(identify.IDENTIFY, about, to_all=True))
-            await stack.enter_async_context(
-                network.serve(identify.PING, identify.answer_ping, to_all=True)
-            )
+            await stack.enter_async_context(serve(identify.IDENTIFY, about, to_all=True))
+            await stack.enter_async_context(serve(identify.PING, identify.answer_ping, to_all=True))
             await stack.enter_async_context(
                 open_relaying(network, transport.circuits, relay=settings.relay)
             )
             if settings.hole_punching:
-                await stack.enter_async_context(network.serve(DCUTR, transport.puncher.serve))
+                await stack.enter_async_context(serve(DCUTR, transport.puncher.serve))
             porch = listening.Porch(handshake, network.adopt)
             if listeners:
                 nursery.start_soon(trio.serve_listeners, porch.admit, listeners)
