@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from operator import methodcaller
 
 import trio
 
@@ -21,6 +22,8 @@ STAGGER = 0.15
 
 ATTEMPT = 6.0
 """How many seconds one address has to accept a TCP connection."""
+
+_THERE, _HERE = methodcaller("getpeername"), methodcaller("getsockname")
 
 Relayed = Callable[[Address], Awaitable[trio.abc.Stream]]
 
@@ -79,8 +82,8 @@ class Dialler:
     ) -> None:
         try:
             stream = await self._stream(address)
-            there = replace(_at(stream) or address, peer=address.peer, relay=address.relay)
-            local = _here(stream)
+            there = replace(_end(stream, _THERE) or address, peer=address.peer, relay=address.relay)
+            local = _end(stream, _HERE)
             connection = await self._handshake.outbound(stream, there)
         except (OSError, ValueError, PeerUnreachable) as error:  # a name no resolver can take
             causes[address] = _cause(error)
@@ -100,12 +103,12 @@ class Dialler:
         raise PeerUnreachable(f"no answer within {ATTEMPT:g} s")
 
 
-def _at(stream: trio.abc.Stream) -> Address | None:
-    """Where a stream leads, None where it is no socket's."""
+def _end(stream: trio.abc.Stream, name: methodcaller) -> Address | None:
+    """One end of a stream, None where it is no socket's."""
     if not isinstance(stream, trio.SocketStream):
         return None
     try:
-        return of_socket(stream.socket.getpeername())
+        return of_socket(name(stream.socket))
     except OSError:
         return None  # it is gone already, as the handshake will find
 
@@ -123,16 +126,6 @@ async def _dialled(address: Address) -> trio.SocketStream:
             except OSError as failure:
                 error = failure
     raise error
-
-
-def _here(stream: trio.abc.Stream) -> Address | None:
-    """This end of a socket, None where it is no socket's."""
-    if not isinstance(stream, trio.SocketStream):
-        return None
-    try:
-        return of_socket(stream.socket.getsockname())
-    except OSError:
-        return None  # it is gone already, as the handshake will find
 
 
 def _cause(error: OSError | ValueError | PeerUnreachable) -> str:

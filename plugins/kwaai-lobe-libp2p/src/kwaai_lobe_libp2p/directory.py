@@ -12,7 +12,8 @@ import trio
 
 from kwaai_core import DeadlinePassed, FrameError, Identity, PeerUnreachable, Record
 from kwaai_lobe_libp2p.announcements import Announcements
-from kwaai_lobe_libp2p.kademlia import Kademlia, Streams
+from kwaai_lobe_libp2p.carrier import Streams
+from kwaai_lobe_libp2p.kademlia import Kademlia
 from kwaai_lobe_libp2p.lookup import Lookup
 from kwaai_lobe_libp2p.signing import Signer
 from kwaai_lobe_libp2p.statements import MAX_BODY, key_of

@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Protocol
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
-from kwaai_core import DeadlinePassed, Identity, KwaaiError, Link, NotVerified, PeerLost, Stream
-from kwaai_core.peering import StreamHandler
+from kwaai_core import DeadlinePassed, Identity, KwaaiError, NotVerified, PeerLost, Stream
 from kwaai_lobe_libp2p import messages
+from kwaai_lobe_libp2p.carrier import Streams
 from kwaai_lobe_libp2p.lookup import Lookup
 from kwaai_lobe_libp2p.rates import Rates
 from kwaai_lobe_libp2p.shelf import Shelf
@@ -40,23 +39,6 @@ QUESTIONS_PER_SECOND, QUESTIONS_AT_ONCE = 50.0, 400.0
 _CARDS = 1024
 
 _log = logging.getLogger(__name__)
-
-
-class Streams(Protocol):
-    """What the directory needs of the transport that it is part of."""
-
-    @property
-    def addresses(self) -> Sequence[str]: ...
-
-    def links(self) -> Sequence[Link]: ...
-
-    def open(
-        self, peer: str, protocol: str, *, max_frame: int, seconds: float
-    ) -> AbstractAsyncContextManager[Stream]: ...
-
-    def serve(
-        self, protocol: str, handler: StreamHandler, *, max_frame: int
-    ) -> AbstractAsyncContextManager[None]: ...
 
 
 class Kademlia:

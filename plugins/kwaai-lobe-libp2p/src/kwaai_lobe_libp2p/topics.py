@@ -12,15 +12,15 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
-from kwaai_core import Broadcast, Busy, FrameError, Identity, KwaaiError, Link, RequestError, Stream
-from kwaai_core.peering import HELLO, StreamHandler
+from kwaai_core import Broadcast, Busy, FrameError, Identity, KwaaiError, RequestError, Stream
+from kwaai_core.peering import HELLO
 from kwaai_lobe_libp2p import gossip
+from kwaai_lobe_libp2p.carrier import Streams
 from kwaai_lobe_libp2p.gossip import Message
 from kwaai_lobe_libp2p.neighbours import Neighbour, Subscription
 from kwaai_lobe_libp2p.rates import Rates
@@ -52,20 +52,6 @@ FRAME_COST = 2048
 """What a frame costs besides its bytes: however short it is, it is work."""
 
 _log = logging.getLogger(__name__)
-
-
-class Streams(Protocol):
-    """What topics need of the transport that they are part of."""
-
-    def links(self) -> Sequence[Link]: ...
-
-    def open(
-        self, peer: str, protocol: str, *, max_frame: int, seconds: float
-    ) -> AbstractAsyncContextManager[Stream]: ...
-
-    def serve(
-        self, protocol: str, handler: StreamHandler, *, max_frame: int
-    ) -> AbstractAsyncContextManager[None]: ...
 
 
 class Topics:
