@@ -179,6 +179,9 @@ class Network:
         """
         await trio.lowlevel.checkpoint()
         while (found := self.best(peer)) is None:
+            greeting = _greeting.get()
+            if greeting is not None and greeting.peer == peer:
+                self._check_up(greeting)  # the dial that this is part of would wait for itself
             dial = self._dials.get(peer)
             if dial is None:
                 dial = self._dials[peer] = _Dial()
