@@ -103,3 +103,12 @@ async def test_one_source_crowds_out_only_itself(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_line_of_version_six_is_one_source(address: Address, source: str) -> None:
     assert source_of(address) == source
+
+
+async def test_within_a_source_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with porch(monkeypatch) as (knock, slow, adopted, _):
+        for honest in (False, False, False, False, True, False, False, False):
+            await knock("10.0.0.2", honest=honest)
+        slow.done.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(adopted) == 1
