@@ -37,6 +37,29 @@ async def test_a_route_over_two_peers(
                 await trio.sleep(0.01)
 
 
+async def test_who_holds_blocks_tells_how_many_sessions_use_them(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        holder = await here.add("0-11")
+        gateway = await here.add()
+        told: list[tuple[int, int]] = []
+
+        def look() -> None:
+            (held,) = holder.router.describe()["holds"]
+            told.append((held["sessions"], held["free"]))
+
+        look()
+        await chat(gateway, at=4, then=look)
+        with trio.fail_after(5):
+            while holder.sessions:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        look()
+        (_, all_free), during, after = told
+        assert all_free > 1
+        assert (told[0], during, after) == ((0, all_free), (1, all_free - 1), (0, all_free))
+
+
 async def test_the_rules_of_a_router(autojump_clock: trio.testing.MockClock) -> None:
     await check_router(open_router)
 

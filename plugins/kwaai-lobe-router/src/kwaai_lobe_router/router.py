@@ -36,7 +36,7 @@ from kwaai_lobe_router.holding import Keeper, runs_spans
 from kwaai_lobe_router.knowing import Neighbourhoods
 from kwaai_lobe_router.measuring import RoundTrips, fast_facts, slow_facts
 from kwaai_lobe_router.planning import plan
-from kwaai_lobe_router.serving import Serving
+from kwaai_lobe_router.serving import Holding, Serving
 from kwaai_lobe_router.sessions import SessionRouting, View
 from kwaai_lobe_router.settings import SpansSettings
 from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, TierOf, Wish
@@ -223,14 +223,23 @@ class SpanRouter:
         return showing.planned(card, view.swarm(), wish, view.tier_of)
 
     def describe(self) -> Mapping[str, Any]:
-        """What is held here for the swarm, and which peers were lost in answers."""
+        """What is held here for the swarm, with the sessions that use it and how many more there is
+        room for; and which peers were lost in answers."""
         if self.swarm is None:
             return {"holds": [], "lost": {}}
-        holds = [
-            {"model": h.card.id, "units": [[unit.lo, unit.hi] for unit in h.host.units]}
-            for h in self.swarm.serving.holdings.values()
-        ]
+        holds = [_held(holding) for holding in self.swarm.serving.holdings.values()]
         return {"holds": holds, "lost": dict(self.swarm.blamed)}
+
+
+def _held(holding: Holding) -> Mapping[str, Any]:
+    load = holding.host.load()
+    units = [[unit.lo, unit.hi] for unit in holding.host.units]
+    return {
+        "model": holding.card.id,
+        "units": units,
+        "sessions": load.sessions,
+        "free": load.free,
+    }
 
 
 def _whole(executor: Executor, card: ModelCard, intent: Intent) -> Route:
