@@ -338,8 +338,9 @@ class Peer:
 
     async def ended(self) -> None:
         async with self._stream:
-            while await self._stream.receive_some(1 << 16):
-                pass
+            with suppress(trio.BrokenResourceError):  # what was on its way is dropped
+                while await self._stream.receive_some(1 << 16):
+                    pass
 
 
 def step(position: int = 0, rows: int = 1, value: float = 0.5, session: int = 7) -> Frame:

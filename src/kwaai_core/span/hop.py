@@ -121,7 +121,7 @@ class Hop:
         shape = (frame.position, frame.rows, bool(frame.flags & Flags.SILENT))
         if shape != (flight.position, flight.rows, flight.silent):
             return f"its answer to step {frame.step} has another shape than the step"
-        if not all_finite(memoryview(frame.payload)):
+        if not all_finite(frame.payload):
             return f"its answer to step {frame.step} has values that are not finite"
         return ""
 

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 
 from kwaai_core import ModelFileError, Span
@@ -22,13 +23,14 @@ from kwaai_core.gguf import GgufFile, Stamp, Tensor, Value, open_model, read_ggu
 from kwaai_lobe_llama.gguf_writer import Source, clean_parts, string, uint32, write_gguf
 from kwaai_lobe_llama.sliceable import PER_BLOCK, check_cut, has_window, sliceable
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when slices are written otherwise, so that old ones are not used."""
 
 UNIT_BLOCKS = 4
 
 _NO_TOKENS = 32
 _HEAD_FEED_FORWARD = 32
+_Q4_0_VALUES, _Q4_0_BYTES = 32, 18
 
 
 def units_of(span: Span, most: int = UNIT_BLOCKS) -> list[Span]:
@@ -181,11 +183,17 @@ def _head_tensors(file: GgufFile) -> Iterator[Source]:
         if block is None:
             yield _source(tensor, tensor.name)
         elif block == 0:
-            shape = shapes.get(rest, tensor.shape)
-            kind, size = ("F32", 4) if len(shape) == 1 else ("F16", 2)
-            for extent in shape:
-                size *= extent
-            yield Source(tensor.name, kind, shape, size, None)
+            yield _zeros(tensor.name, shapes.get(rest, tensor.shape))
+
+
+def _zeros(name: str, shape: tuple[int, ...]) -> Source:
+    """A tensor of zeros, in the smallest type that every backend has: it is multiplied with for
+    each token."""
+    if len(shape) == 1:
+        return Source(name, "F32", shape, 4 * shape[0], None)
+    if shape[0] % _Q4_0_VALUES:
+        return Source(name, "F16", shape, 2 * prod(shape), None)
+    return Source(name, "Q4_0", shape, prod(shape) // _Q4_0_VALUES * _Q4_0_BYTES, None)
 
 
 def embedding_scale(file: GgufFile) -> float:

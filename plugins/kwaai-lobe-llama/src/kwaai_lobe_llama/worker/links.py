@@ -13,8 +13,11 @@ from kwaai_core.span.watch import Silence
 MOST_UNSENT = 64 << 20
 """Bytes that may wait for a peer that does not read; then its link is given up."""
 
-_PIECE = 1 << 18
+_PIECE = 1 << 16
 _RECORDS = 1 << 16
+_RECORD = 1 << 14
+"""The most bytes in a record of TLS (RFC 8446, section 5.1); a reading gives all of one record."""
+
 _PIECES = 64
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
@@ -103,6 +106,8 @@ class Link:
                 if not data:
                     raise LinkLost("it closed the connection")
                 frames += self._reader.feed(data)
+                if len(data) < _RECORD:
+                    break  # most likely there is no more; if there is, the selector says so
         except _WOULD_BLOCK:
             pass
         except OSError as error:

@@ -20,7 +20,11 @@ OUTPUT = b"l_out-%d"
 
 class SpanEngine(Loaded):
     """A slice of blocks. Its output is what its last block gives, before any norm: the tensor that
-    llama.cpp names ``l_out`` and the number of the block, taken as the graph is computed."""
+    llama.cpp names ``l_out`` and the number of the block, taken as the graph is computed.
+
+    Names are compared only from the node on at which it was found last, since a context's graphs
+    have the same nodes in the same order. Where that was no longer so, a call would fail, and the
+    next one would look at all of them again."""
 
     def __init__(self, plan: Plan) -> None:
         self._capacity = max(plan.chunk, plan.streams + 1)
@@ -36,18 +40,19 @@ class SpanEngine(Loaded):
     def _arrange(self, params: C.llama_context_params) -> None:
         wanted = OUTPUT % (C.llama_model_n_layer(self.model) - 1)
         output = (ctypes.c_float * (self._capacity * self.width))()
-        address = ctypes.addressof(output)
+        address, room = ctypes.addressof(output), ctypes.sizeof(output)
         self._output = memoryview(output).cast("B")
-        self._taken = 0
+        self._taken = self._asked = self._turn = 0
 
         def take(tensor: int, ask: bool, _: object) -> bool:
-            if ask:
-                return bool(ggml.ggml_get_name(tensor) == wanted)
+            if ask:  # of every node of the graph, hundreds of times a call
+                self._asked += 1
+                return self._asked >= self._turn and bool(ggml.ggml_get_name(tensor) == wanted)
             size = ggml.ggml_nbytes(tensor)
             if not self._taken:  # where a call is split, more follow, and run() says so
-                ggml.ggml_backend_tensor_get(tensor, address, 0, min(size, len(self._output)))
-                self._taken = size
-            return True
+                ggml.ggml_backend_tensor_get(tensor, address, 0, min(size, room))
+                self._taken, self._turn = size, self._asked
+            return False  # what llama.cpp has after it is not needed
 
         # llama.cpp keeps the pointer, so this stays
         self._take = params.cb_eval = C.ggml_backend_sched_eval_callback(take)
@@ -58,10 +63,11 @@ class SpanEngine(Loaded):
         The result, ``(len(places), width) float32``, is good until the next call. Errors:
         :class:`Aborted`; :class:`EngineError` where llama.cpp fails.
         """
-        self._taken = 0
+        self._taken = self._asked = 0
         self._run(self._states.filled(states, places))
         row = self.width * 4
         if self._taken != len(places) * row:
+            self._turn = 0
             raise EngineError(
                 f"llama.cpp gave the states of {self._taken // row} of {len(places)} rows at once: "
                 "it has split the call, or names its tensors otherwise"
