@@ -1,0 +1,192 @@
+"""Cells played one after the other on one swarm, and what is looked at after each."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+import trio
+
+from tests.faults.asking import LONG, SHORT, TOKENS, Answer, Question, ask
+from tests.faults.matrix import ALONE, Cell
+from tests.faults.nodes import Node
+from tests.faults.strikes import Quiet, Strike
+from tests.faults.swarm import Swarm
+
+FREE_SECONDS, ORPHAN_SECONDS = 1.5, 8.0
+"""Within so many seconds a host has forgotten a session: one that was told that it has ended, and
+one whose link was lost, which waits a while for its owner."""
+
+LOOK_SECONDS = 10.0
+"""For how long a path is looked for, before an answer ends with an error."""
+
+MOST_SECONDS = 6.0
+"""How long the rest of an answer may take beside its longest pause. It takes a fraction of a second
+where a host that has become slow is left for another."""
+
+_TRIES = 3
+
+
+@dataclass
+class Outcome:
+    """Of one cell. ``problems`` is empty where all was as it must be."""
+
+    cell: Cell
+    gap: float = 0.0
+    replay: float = 0.0
+    replayed: int = 0
+    equal: bool = False
+    seconds: float = 0.0
+    struck: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Campaign:
+    """Plays cells on a swarm; the seed and a cell decide all that is drawn for it."""
+
+    def __init__(self, swarm: Swarm, seed: int) -> None:
+        self._swarm = swarm
+        self._seed = seed
+        self._owing: dict[Node, tuple[float, Outcome]] = {}
+
+    async def play(self, cell: Cell) -> Outcome:
+        """One cell, until all is well again. Errors: :class:`Broken`."""
+        began = time.monotonic()
+        for attempt in range(_TRIES):
+            random = Random(f"{self._seed} {cell} {attempt}")
+            outcome, fired = await self._try(cell, random)
+            if fired or outcome.problems:
+                break
+        else:
+            outcome.problems.append(f"the answer was over before the fault struck, {_TRIES} times")
+        outcome.seconds = time.monotonic() - began
+        return outcome
+
+    async def _try(self, cell: Cell, random: Random) -> tuple[Outcome, bool]:
+        swarm, outcome = self._swarm, Outcome(cell)
+        question = random.choice(LONG if cell.phase.endswith("prefill") else SHORT)
+        before = await swarm.suspected()
+        async with trio.open_nursery() as nursery:
+            strike = Strike(swarm, cell, random, nursery)
+            spares = await self._without_spare(strike) if cell.phase == ALONE else []
+            swarm.wires.watcher = strike
+            try:
+                answer = await ask(swarm.asked, question, strike.piece)
+            finally:
+                swarm.wires.watcher = Quiet()
+                strike.heal()
+                for spare in spares:
+                    spare.thaw()
+        outcome.struck = [host.name for host in strike.struck]
+        self._judge(outcome, answer, question, strike)
+        await self._look_for_suspicion(outcome, before, strike)
+        await self._heal(cell, strike, spares)
+        await self._look_for_leaks(outcome, [*strike.hurt, *spares])
+        return outcome, bool(strike.fired)
+
+    async def _without_spare(self, strike: Strike) -> list[Node]:
+        """Freeze one of the two who hold the third, and wait until it is forgotten."""
+        (third,) = strike.thirds
+        spare = self._swarm.of(third)[0]
+        spare.freeze(spare.pid, spare.worker)
+        await self._swarm.forgotten(spare)
+        return [spare]
+
+    # -- what is looked at
+
+    def _judge(self, outcome: Outcome, answer: Answer, question: Question, strike: Strike) -> None:
+        cell, text = outcome.cell, self._swarm.texts[question]
+        outcome.gap, outcome.replay = answer.gap, strike.replay
+        outcome.replayed, outcome.equal = answer.replayed, answer.text == text
+        wrong = outcome.problems.append
+        if cell.phase == ALONE:
+            if strike.fired:
+                self._judge_end(outcome, answer, text, strike)
+            return
+        if answer.error:
+            wrong(f"it ended with {answer.error.get('code')}: {answer.error.get('message')}")
+        elif answer.text != text:
+            wrong(f"it says {answer.text!r} and not {text!r}")
+        elif answer.tokens != TOKENS:
+            wrong(f"it counts {answer.tokens} tokens and not {TOKENS}")
+        elif answer.kwaai.get("same_text_guaranteed") is not True:
+            wrong("the same text was not guaranteed")
+        elif strike.fired and answer.ended - strike.fired > cell.limit + MOST_SECONDS:
+            wrong(f"it took {answer.ended - strike.fired:.1f} s from the fault on")
+        if answer.gap - strike.replay > cell.limit:
+            wrong(f"a gap of {answer.gap:.2f} s, of which {strike.replay:.2f} s are the replay")
+
+    def _judge_end(self, outcome: Outcome, answer: Answer, text: str, strike: Strike) -> None:
+        """Of an answer for which no path was left."""
+        wrong = outcome.problems.append
+        if answer.error.get("code") != "upstream_lost":
+            wrong(f"it must end with upstream_lost, not {answer.error or 'without an error'}")
+            return
+        if not text.startswith(answer.text):
+            wrong(f"it says {answer.text!r}, and {text!r} is right")
+        outcome.equal = text.startswith(answer.text)
+        (third,) = strike.thirds
+        if f"blocks {2 * third} to {2 * third + 1}" not in answer.error["message"]:
+            wrong(f"it does not name what is missing: {answer.error['message']}")
+        took = answer.ended - strike.fired
+        if took > LOOK_SECONDS + outcome.cell.limit:
+            wrong(f"it ended only after {took:.1f} s")
+
+    async def _look_for_suspicion(
+        self, outcome: Outcome, before: Counter[str], strike: Strike
+    ) -> None:
+        after = await self._swarm.suspected()
+        names = {host.peer: host.name for host in self._swarm.hosts}
+        for peer in after - before:
+            if peer not in strike.blamable:
+                said = [line for line in self._swarm.asked.log.splitlines() if peer in line]
+                name, why = names.get(peer, peer), said[-1] if said else "nobody knows why"
+                outcome.problems.append(f"{name} was suspected, and is healthy: {why}")
+
+    async def _heal(self, cell: Cell, strike: Strike, spares: Sequence[Node]) -> None:
+        swarm = self._swarm
+        async with trio.open_nursery() as nursery:
+            for host in strike.struck if cell.fault in ("kill node", "kill worker") else ():
+                nursery.start_soon(
+                    swarm.restart if cell.fault == "kill node" else swarm.renewed, host
+                )
+        await swarm.settled([*strike.struck, *spares])
+
+    async def _look_for_leaks(self, outcome: Outcome, hurt: Sequence[Node]) -> None:
+        now = time.monotonic()
+        for host in self._swarm.hosts:
+            until, owed = self._owing.get(host, (0.0, outcome))
+            patience = ORPHAN_SECONDS if host in hurt else FREE_SECONDS
+            self._owing[host] = max(until, now + patience), owed
+        while waited := [
+            host
+            for host in self._swarm.hosts
+            if not await self._is_free(host) and self._owing[host][1] is outcome
+        ]:
+            if all(host in hurt for host in waited):
+                return
+            await trio.sleep(0.05)
+
+    async def _is_free(self, host: Node) -> bool:
+        """Whether a host holds nothing any more, or has held it for too long, which is noted."""
+        until, outcome = self._owing.get(host, (0.0, None))
+        if outcome is None:
+            return True
+        sessions = await self._swarm.sessions(host)
+        if sessions and time.monotonic() < until:
+            return False
+        if sessions:
+            outcome.problems.append(f"{host.name} still holds {sessions} sessions")
+        if sessions is not None:
+            del self._owing[host]
+        return sessions is not None
+
+    async def end(self) -> None:
+        """Wait until every host is free."""
+        while self._owing:
+            await trio.sleep(0.1)
+            for host in list(self._owing):
+                await self._is_free(host)
