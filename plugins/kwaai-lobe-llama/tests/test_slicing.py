@@ -1,15 +1,10 @@
-"""Slices of models: any cut, every logit equal to the whole model's, to the bit."""
+"""Slices of models: what is in them, how they are kept, what cannot be cut."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from random import Random
 
 import pytest
 
@@ -17,119 +12,14 @@ from kwaai_core import ModelFileError, Span
 from kwaai_core.gguf import GgufFile, Value, read_gguf
 from kwaai_core.testing.models import Architecture, Shape, write_random_model
 from kwaai_lobe_llama import gguf_writer
-from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.planning import row_limits
 from kwaai_lobe_llama.sliceable import ARCHITECTURES, has_window, sliceable
 from kwaai_lobe_llama.slicing import slice_head, slice_span, units_of
 from kwaai_lobe_llama.worker.embedding import Embedding
-from kwaai_lobe_llama.worker.engine import Engine
-from kwaai_lobe_llama.worker.loaded import EngineError, Loaded
-from kwaai_lobe_llama.worker.span_engine import HeadEngine, SpanEngine
+from kwaai_lobe_llama.worker.loaded import EngineError
 
-DIGEST = "d1ce" * 16
+from .chains import DIGEST, answer, chain, plan_for, tokens_of, whole
+
 BLOCKS = 7  # so that gemma3's period of six ends within
-
-Logits = list[bytes]
-
-
-def plan_for(path: Path, *, threads: int = 1, exact: bool = True) -> Plan:
-    plan = Plan(str(path), DIGEST, context=1024, streams=2, threads=threads)
-    types = [tensor.type for tensor in read_gguf(path).tensors if len(tensor.shape) > 1]
-    return plan.as_exact(**row_limits(types)) if exact else replace(plan, chunk=128)
-
-
-@contextmanager
-def closing(engine: Loaded) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        engine.close()
-
-
-def prompt_of(length: int, vocabulary: int) -> list[int]:
-    draw = Random(length)
-    return [draw.randrange(vocabulary) for _ in range(length)]
-
-
-def digest(engine: Loaded, row: int = 0) -> bytes:
-    return hashlib.sha256(engine.logits(row)).digest()
-
-
-def whole(plan: Plan, tokens: Sequence[int], prompt: int) -> Logits:
-    """The logits after the prompt and after each further token, of the file in one context."""
-    engine = Engine(plan)
-    logits = []
-    with closing(engine):
-        for at in range(0, prompt, plan.chunk):
-            chunk = tokens[at : min(at + plan.chunk, prompt)]
-            engine.prefill(chunk, at, 0, output=at + len(chunk) == prompt)
-        logits.append(digest(engine, len(chunk) - 1))
-        for at in range(prompt, len(tokens)):
-            engine.prefill(tokens[at : at + 1], at, 0, output=True)
-            logits.append(digest(engine))
-    return logits
-
-
-class Chain:
-    """The spans of a model one after the other in this process, and its head."""
-
-    def __init__(self, plan: Plan, cuts: Sequence[int], folder: Path, stack: ExitStack) -> None:
-        file = read_gguf(Path(plan.path))
-        self._plan = plan
-        self.spans = []
-        for lo, hi in pairwise(cuts):
-            path = slice_span(file, DIGEST, Span(lo, hi), folder)
-            self.spans.append(SpanEngine(replace(plan, path=str(path))))
-            stack.enter_context(closing(self.spans[-1]))
-        self.head = HeadEngine(replace(plan, path=str(slice_head(file, DIGEST, folder))))
-        stack.enter_context(closing(self.head))
-        self._embedding = Embedding(plan.path)
-
-    def run(self, tokens: Sequence[int], position: int, stream: int = 0) -> bytes:
-        """The digest of the logits after the last of these tokens."""
-        states = memoryview(self._embedding.rows(tokens))
-        places = [(position + row, stream) for row in range(len(tokens))]
-        for span in self.spans:
-            states = span.run([states], places)
-        self.head.run_head([bytes(states[-4 * self.head.width :])])
-        return digest(self.head)
-
-    def replay(self, index: int, tokens: Sequence[int], prompt: int, rows: int) -> bytes:
-        """Lose a span but for the last token, replay what it was sent, and run that token."""
-        shapes = [
-            (at, min(self._plan.chunk, prompt - at)) for at in range(0, prompt, self._plan.chunk)
-        ]
-        end = len(tokens) - 1
-        shapes += [(at, min(rows, end - at)) for at in range(prompt, end, rows)]
-        inputs = []
-        before = self.spans[:index]
-        for span in before:
-            span.truncate(0, 0)
-        for at, count in shapes:
-            states = memoryview(self._embedding.rows(tokens[at : at + count]))
-            for span in before:
-                states = span.run([states], [(at + row, 0) for row in range(count)])
-            inputs.append(bytes(states))
-        self.spans[index].truncate(0, 0)
-        for (at, count), states_ in zip(shapes, inputs, strict=True):
-            places = [(at + row, 0) for row in range(count)]
-            self.spans[index].run([memoryview(states_)], places)
-        for span in self.spans[index + 1 :]:
-            assert span.truncate(0, end)
-        return self.run(tokens[end:], end)
-
-    def all(self, tokens: Sequence[int], prompt: int) -> Logits:
-        logits = []
-        for at in range(0, prompt, self._plan.chunk):
-            last = self.run(tokens[at : min(at + self._plan.chunk, prompt)], at)
-        logits.append(last)
-        return logits + [self.run([tokens[at]], at) for at in range(prompt, len(tokens))]
-
-
-@contextmanager
-def chain(plan: Plan, cuts: Sequence[int], folder: Path) -> Iterator[Chain]:
-    with ExitStack() as stack:
-        yield Chain(plan, cuts, folder, stack)
 
 
 @pytest.fixture(scope="session", params=sorted(ARCHITECTURES))
@@ -141,65 +31,11 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return write_random_model(folder / f"{architecture}.gguf", shape)
 
 
-def test_every_cut_gives_every_logit_of_the_whole(tiny: Path, tmp_path: Path) -> None:
-    plan = plan_for(tiny)
-    tokens = prompt_of(52, 512)
-    expected = whole(plan, tokens, 40)
-    for cut in range(1, BLOCKS):
-        with chain(plan, [0, cut, BLOCKS], tmp_path) as spans:
-            assert spans.all(tokens, 40) == expected, f"cut at {cut}"
-    with chain(plan, range(BLOCKS + 1), tmp_path) as spans:
-        assert spans.all(tokens, 40) == expected
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("length", [300, 700])
-def test_long_prompts_too_and_after_a_replay(
-    tiny: Path, tmp_path: Path, length: int, threads: int
-) -> None:
-    plan = plan_for(tiny, threads=threads)
-    tokens = prompt_of(length + 12, 512)
-    expected = whole(plan, tokens, length)
-    with chain(plan, [0, 2, 6, BLOCKS], tmp_path) as spans:
-        assert spans.all(tokens, length) == expected
-        # the one in the middle is lost, and brought back in calls of several rows
-        assert spans.replay(1, tokens, length, rows=4) == expected[-1]
-
-
-def test_other_streams_change_nothing(tiny: Path, tmp_path: Path) -> None:
-    plan = plan_for(tiny)
-    tokens, other = prompt_of(52, 512), prompt_of(300, 512)
-    expected = whole(plan, tokens, 40)
-    with chain(plan, [0, 3, BLOCKS], tmp_path) as spans:
-        for at in (0, 128, 256):
-            spans.run(other[at : at + 128], at, stream=1)
-        assert spans.all(tokens, 40) == expected
-
-
 def test_the_default_mode_is_that_of_the_whole_in_like_calls(tiny: Path, tmp_path: Path) -> None:
     plan = plan_for(tiny, exact=False)
-    tokens = prompt_of(52, 512)
+    tokens = tokens_of(52, 512)
     with chain(plan, [0, 3, BLOCKS], tmp_path) as spans:
-        assert spans.all(tokens, 40) == whole(plan, tokens, 40)
-
-
-@pytest.mark.parametrize(
-    ("model", "cuts"),
-    [
-        ("smollm2", [0, 7, 19, 30]),
-        ("smollm2", [0, 29, 30]),
-        ("gemma3", [0, 4, 11, 18]),
-        ("gemma3", [0, 1, 18]),
-    ],
-    indirect=["model"],
-)
-def test_real_models_give_every_logit_of_the_whole(
-    model: Path, tmp_path: Path, cuts: Sequence[int]
-) -> None:
-    plan = plan_for(model, threads=2)
-    tokens = prompt_of(312, 20_000)
-    with chain(plan, cuts, tmp_path) as spans:
-        assert spans.all(tokens, 300) == whole(plan, tokens, 300)
+        assert answer(spans, tokens, 40) == whole(plan, tokens, 40)
 
 
 def test_a_slice_has_its_blocks_and_no_vocabulary(smollm2: Path, tmp_path: Path) -> None:

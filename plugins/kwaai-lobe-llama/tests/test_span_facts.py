@@ -32,7 +32,7 @@ from kwaai_lobe_llama.worker.engine import Engine
 from kwaai_lobe_llama.worker.loaded import EngineError
 from kwaai_lobe_llama.worker.span_engine import SpanEngine
 
-from .test_slicing import DIGEST, chain, closing, plan_for, prompt_of, whole
+from .chains import DIGEST, answer, chain, closing, plan_for, tokens_of, whole
 
 SMALL = Shape("llama", blocks=3)
 
@@ -86,9 +86,9 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> GgufFile:
 
 
 def parity(path: Path, cuts: Sequence[int], folder: Path) -> None:
-    plan, tokens = plan_for(path), prompt_of(84, 512)
+    plan, tokens = plan_for(path), tokens_of(84, 512)
     with chain(plan, cuts, folder) as spans:
-        assert spans.all(tokens, 80) == whole(plan, tokens, 80)
+        assert answer(spans, tokens, 80) == whole(plan, tokens, 80)
 
 
 # -- facts about llama.cpp
@@ -156,7 +156,7 @@ def test_a_small_cache_of_a_window_forgets_and_truncation_says_so(
         engine = kind(plan)
         with closing(engine):
             for at in range(0, 896, 128):
-                rows = memoryview(embedding.rows(prompt_of(128, 512)))
+                rows = memoryview(embedding.rows(tokens_of(128, 512)))
                 engine.run([rows], [(at + row, 0) for row in range(128)])
             kept[kind] = engine.truncate(0, 100)
     assert kept == {SpanEngine: True, Forgetful: False}
@@ -187,7 +187,7 @@ def test_float16_cannot_hold_what_goes_between_blocks_of_gemma3(
     gemma3: Path, tmp_path: Path
 ) -> None:
     path = slice_span(read_gguf(gemma3), DIGEST, Span(0, 12), tmp_path)
-    states = memoryview(Embedding(str(gemma3)).rows([2, *prompt_of(39, 20_000)]))
+    states = memoryview(Embedding(str(gemma3)).rows([2, *tokens_of(39, 20_000)]))
     engine = SpanEngine(replace(plan_for(gemma3), path=str(path)))
     with closing(engine):
         out = np.frombuffer(engine.run([states], [(row, 0) for row in range(40)]), np.float32)
@@ -217,8 +217,8 @@ def test_frequency_factors_go_with_every_slice(small: GgufFile, tmp_path: Path) 
     draw = Random(1)
     factors = [draw.uniform(1, 8) for _ in range(SMALL.head // 2)]
     path = variant(small, tmp_path / "freqs.gguf", {}, {"rope_freqs.weight": factors})
-    assert whole(plan_for(path), prompt_of(40, 512), 40) != whole(
-        plan_for(small.path), prompt_of(40, 512), 40
+    assert whole(plan_for(path), tokens_of(40, 512), 40) != whole(
+        plan_for(small.path), tokens_of(40, 512), 40
     )
     parity(path, [0, 1, 3], tmp_path)
 
