@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from simulated import Chat, chat, town, whole
+from simulated import Chat, chat, request, town, whole
 
 from kwaai_core import Intent, NoPeerAvailable, RequestError, UnsupportedParameter, UpstreamLost
+from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
+from kwaai_lobe_router.answering import ChainExecutor
 from kwaai_lobe_router.router import open_router
 
 LINES = {"direct": Line(latency=0.001), "relayed": Line(latency=0.001, direct=False)}
@@ -94,6 +96,33 @@ async def test_a_peer_that_is_lost_is_replaced(
         with trio.fail_after(20):
             while any(one.sessions for one in members if one is not first[which]):  # noqa: ASYNC110
                 await trio.sleep(0.05)
+
+
+async def test_a_peer_whose_link_is_lost_is_left_though_only_its_neighbour_is_complained_of(
+    line: Line, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        parts = ("0-3", "4-7", "8-11") * 2
+        members = {one.peer: one for one in [await here.add(blocks) for blocks in parts]}
+        asked = await here.add()
+        executor = (await asked.router.route(Intent(TOY.id))).executor
+        assert isinstance(executor, ChainExecutor)
+        gateway, routing = await executor._begin(request())
+        before = await routing(20, [], [])
+        frozen = [gateway.peer_of(place.link) for place in before[1:]]
+        for peer in frozen:
+            here.freeze(members[peer])
+        with trio.fail_after(5):
+            while not all(gateway.head.lost(place.link) for place in before[1:]):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+        began = trio.current_time()
+        after = await routing(20, before, [Trouble(before[1], Blame.LOST, "it is silent")])
+        assert trio.current_time() - began < 0.5
+        assert after[0] == before[0]
+        assert not {gateway.peer_of(place.link) for place in after} & set(frozen)
+        assert asked.router.swarm is not None
+        assert set(asked.router.swarm.blamed) == set(frozen)
+        routing.close()
 
 
 async def test_a_node_that_leaves_moves_its_sessions_first(

@@ -58,6 +58,10 @@ class Gateway:
         """Whose link it is, or was."""
         return self._names.get(link, "nobody") if isinstance(link, int) else "nobody"
 
+    def gone(self, link: object) -> bool:
+        """Whether a link to a peer is of no use any more."""
+        return isinstance(link, int) and link != LOCAL_LINK and self.head.lost(link)
+
     def linked(self, peer: str) -> bool:
         """Whether there is a link that works."""
         linking = self._links.get(peer)

@@ -31,6 +31,9 @@ PATIENCE_SECONDS, FULL_PATIENCE_SECONDS = 10.0, 30.0
 LOST_SECONDS, LEAVING_SECONDS, REFUSED_SECONDS = 5.0, 60.0, 600.0
 """For how long a session does not go to a peer that was lost, leaves, or refused it."""
 
+_SERVING = (Blame.SLOW, Blame.LEAVING)
+"""For these a place is left only if there is a better one."""
+
 _LOOK_SECONDS = 0.25
 _SLOWER = 4
 """A step is slow when it takes so much longer than those before."""
@@ -80,13 +83,24 @@ class SessionRouting:
         """See :class:`kwaai_core.span.roles.Routing`."""
         if not route:
             self._wish = replace(self._wish, tokens=tokens)
-        hard = [t for t in trouble if t.blame not in (Blame.SLOW, Blame.LEAVING)]
+        trouble = [*trouble, *self._gone(route, trouble)]
+        hard = [t for t in trouble if t.blame not in _SERVING]
         for one in trouble:
             self._note(one)
         if route and not hard:
             return await self._better(route, trouble)
         failed = {one.place for one in hard}
         return await self._found([place for place in route if place not in failed], first=not route)
+
+    def _gone(self, route: Sequence[Place], trouble: Sequence[Trouble]) -> list[Trouble]:
+        """The places whose link was lost a moment after that of another: to link to them anew, as
+        to those that serve on, would take until they do not answer."""
+        told = {one.place for one in trouble if one.blame not in _SERVING}
+        return [
+            Trouble(place, Blame.LOST, "the link to it is lost")
+            for place in route
+            if place not in told and self._gateway.gone(place.link)
+        ]
 
     def _note(self, trouble: Trouble) -> None:
         peer, now = self._gateway.peer_of(trouble.place.link), trio.current_time()
