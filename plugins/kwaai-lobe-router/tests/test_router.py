@@ -172,6 +172,23 @@ async def test_a_replacement_that_comes_in_time_is_used(
         assert found.after[1] == here.members[-1].peer
 
 
+async def test_a_peer_that_was_waited_for_in_vain_is_soon_known_when_it_comes_back(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        _, second = await here.add("0-5"), await here.add("6-11")
+        gateway = await here.add()
+        with pytest.raises(UpstreamLost):
+            await chat(gateway, at=10, then=lambda: here.freeze(second))
+        here.network.thaw(second.peer)
+        second.executor.thaw()
+        assert gateway.router.swarm is not None
+        known = gateway.router.swarm.known.of(TOY.digest).known
+        with trio.fail_after(6):
+            while second.peer not in known:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+
+
 async def test_what_cannot_be_had_is_refused(
     tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
 ) -> None:

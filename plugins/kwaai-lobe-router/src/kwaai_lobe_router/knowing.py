@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
-from kwaai_core import KwaaiError, NotVerified, ProtocolRefused, Transport
+from kwaai_core import KwaaiError, NotVerified, PeerLost, ProtocolRefused, Transport
 from kwaai_lobe_router.agreeing import (
     MAX_FRAME,
     STATUS,
@@ -110,7 +110,7 @@ class Neighbourhood:
         return sorted(found - {self._me})
 
     async def _keep_asking(self, peer: str) -> None:
-        failures = 0
+        failures, hurried = 0, False
         while True:
             try:
                 await self._ask(peer)
@@ -118,21 +118,22 @@ class Neighbourhood:
             except KwaaiError as error:
                 log.debug("%s tells nothing of %s: %s", peer, self.digest[:12], error)
                 self.known.pop(peer, None)
-                failures += 1
+                failures += not hurried  # who is asked often, because it is missed, fails often
                 if isinstance(error, ProtocolRefused | NotVerified):
                     failures += 2
             self._asked[peer].set()
             pause = min(ASK_SECONDS * 2 ** min(failures, 8), _LONGEST) if failures else ASK_SECONDS
             await trio.sleep(LEAST_SECONDS)
-            with trio.move_on_after(pause * random.uniform(0.75, 1.0) - LEAST_SECONDS):
+            with trio.move_on_after(pause * random.uniform(0.75, 1.0) - LEAST_SECONDS) as waiting:
                 await self._hurry.wait()
+            hurried = not waiting.cancelled_caught
 
     async def _ask(self, peer: str) -> None:
         with trio.move_on_after(ANSWER_SECONDS) as scope:
             rtt = await self._trips.of(peer)
             told = await self._status(peer)
         if scope.cancelled_caught:
-            raise NotVerified(f"{peer} did not answer within {ANSWER_SECONDS:g} s")
+            raise PeerLost(f"{peer} did not answer within {ANSWER_SECONDS:g} s")
         if told is None:
             self.known.pop(peer, None)
             return
