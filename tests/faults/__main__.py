@@ -7,31 +7,13 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
-from random import Random
 
 import trio
 
-from tests.faults.campaign import Campaign, Outcome
+from tests.faults.campaign import Outcome, run
 from tests.faults.matrix import Cell, cells, everything, left_out
 from tests.faults.report import document, table
-from tests.faults.strikes import Quiet
-from tests.faults.swarm import open_swarm
-
-
-async def run(chosen: Sequence[Cell], seed: int, folder: Path) -> list[Outcome]:
-    """Play cells, those of one arrangement after those of the other."""
-    outcomes = []
-    for bare, group in groupby(sorted(chosen, key=lambda cell: cell.bare), lambda c: c.bare):
-        swarm = open_swarm(folder / ("bare" if bare else "wired"), Quiet(), Random(seed), bare=bare)
-        async with swarm as made:
-            campaign = Campaign(made, seed)
-            for cell in group:
-                outcomes.append(await campaign.play(cell))
-                _tell(outcomes[-1])
-            await campaign.end()
-    return outcomes
 
 
 def _tell(outcome: Outcome) -> None:
@@ -57,7 +39,7 @@ def main() -> None:
         _list(chosen)
         return
     with tempfile.TemporaryDirectory(prefix="kwaai-faults-") as folder:
-        outcomes = trio.run(run, chosen, options.seed, Path(folder))
+        outcomes = trio.run(run, chosen, options.seed, Path(folder), _tell)
     if options.json:
         options.json.write_text(json.dumps(document(outcomes), indent=1))
     for key in (lambda c: c.fault, lambda c: c.place, lambda c: c.phase):

@@ -25,6 +25,7 @@ class Question:
     name: str
     long: bool
     sampling: tuple[tuple[str, float], ...]
+    tokens: int = TOKENS
 
     @property
     def body(self) -> dict[str, object]:
@@ -36,7 +37,7 @@ class Question:
             "messages": [{"role": "user", "content": f"{self.name}: {prompt}"}],
             "stream": True,
             "stream_options": {"include_usage": True},
-            "max_tokens": TOKENS,
+            "max_tokens": self.tokens,
             "kwaai": {"exact": True, "timing": True},
             **dict(self.sampling),
         }
@@ -46,6 +47,8 @@ _GREEDY = (("temperature", 0.0),)
 _DRAWN = (("temperature", 0.9), ("top_p", 0.95), ("seed", 11))
 SHORT = (Question("short", False, _GREEDY), Question("short, drawn", False, _DRAWN))
 LONG = (Question("long", True, _GREEDY), Question("long, drawn", True, _DRAWN))
+TOLD = (Question("told", False, _GREEDY, 240), Question("told, drawn", False, _DRAWN, 240))
+"""Their answers take long enough for whoever only reads them to strike in the middle."""
 
 
 @dataclass

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
 from random import Random
 
 import trio
 
-from tests.faults.asking import LONG, SHORT, TOKENS, Answer, Question, ask
+from tests.faults.asking import LONG, SHORT, TOLD, Answer, Question, ask
 from tests.faults.matrix import ALONE, Cell
 from tests.faults.nodes import Node
 from tests.faults.strikes import Quiet, Strike
-from tests.faults.swarm import Swarm
+from tests.faults.swarm import Swarm, open_swarm
 
 FREE_SECONDS, ORPHAN_SECONDS = 1.5, 8.0
 """Within so many seconds a host has forgotten a session: one that was told that it has ended, and
@@ -67,7 +69,8 @@ class Campaign:
 
     async def _try(self, cell: Cell, random: Random) -> tuple[Outcome, bool]:
         swarm, outcome = self._swarm, Outcome(cell)
-        question = random.choice(LONG if cell.phase.endswith("prefill") else SHORT)
+        kind = LONG if cell.phase.endswith("prefill") else TOLD if cell.bare else SHORT
+        question = random.choice(kind)
         before = await swarm.suspected()
         async with trio.open_nursery() as nursery:
             strike = Strike(swarm, cell, random, nursery)
@@ -110,8 +113,8 @@ class Campaign:
             wrong(f"it ended with {answer.error.get('code')}: {answer.error.get('message')}")
         elif answer.text != text:
             wrong(f"it says {answer.text!r} and not {text!r}")
-        elif answer.tokens != TOKENS:
-            wrong(f"it counts {answer.tokens} tokens and not {TOKENS}")
+        elif answer.tokens != question.tokens:
+            wrong(f"it counts {answer.tokens} tokens and not {question.tokens}")
         elif answer.kwaai.get("same_text_guaranteed") is not True:
             wrong("the same text was not guaranteed")
         elif strike.fired and answer.ended - strike.fired > cell.limit + MOST_SECONDS:
@@ -129,7 +132,7 @@ class Campaign:
             wrong(f"it says {answer.text!r}, and {text!r} is right")
         outcome.equal = text.startswith(answer.text)
         (third,) = strike.thirds
-        if f"blocks {2 * third} to {2 * third + 1}" not in answer.error["message"]:
+        if f"blocks {2 * third}\u2013{2 * third + 1} " not in answer.error["message"]:
             wrong(f"it does not name what is missing: {answer.error['message']}")
         took = answer.ended - strike.fired
         if took > LOOK_SECONDS + outcome.cell.limit:
@@ -190,3 +193,27 @@ class Campaign:
             await trio.sleep(0.1)
             for host in list(self._owing):
                 await self._is_free(host)
+
+
+async def run(
+    chosen: Sequence[Cell],
+    seed: int,
+    folder: Path,
+    tell: Callable[[Outcome], None] = lambda _: None,
+) -> list[Outcome]:
+    """Play cells, the bare ones last, each kind on a swarm of its own; ``tell`` is called after
+    each. Errors: :class:`Broken`."""
+    outcomes = []
+    for bare, group in groupby(sorted(chosen, key=_is_bare), _is_bare):
+        within = folder / ("bare" if bare else "wired")
+        async with open_swarm(within, Quiet(), Random(seed), bare=bare) as swarm:
+            campaign = Campaign(swarm, seed)
+            for cell in group:
+                outcomes.append(await campaign.play(cell))
+                tell(outcomes[-1])
+            await campaign.end()
+    return outcomes
+
+
+def _is_bare(cell: Cell) -> bool:
+    return cell.bare

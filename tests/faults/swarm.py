@@ -19,7 +19,7 @@ from random import Random
 import trio
 
 from kwaai_core.testing.models import Shape, write_random_model
-from tests.faults.asking import LONG, MODEL, SHORT, Question, ask
+from tests.faults.asking import LONG, MODEL, SHORT, TOLD, Question, ask
 from tests.faults.nodes import Broken, Node
 from tests.faults.wires import Watcher, Wires
 
@@ -119,7 +119,7 @@ class Swarm:
             return await whole.get("/ready") is not None
 
         await whole.until("it was ready", ready)
-        for question in (*SHORT, *LONG):
+        for question in (*SHORT, *LONG, *TOLD):
             self.texts[question] = (await ask(whole, question)).text
         await whole.end()
         if not all(self.texts.values()) or len(set(self.texts.values())) < len(self.texts):
