@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -87,27 +87,10 @@ class Node:
         except OSError as error:
             said = f"exit code {self._process.poll()}:\n{self._log.read_text()}"
             raise SystemExit(f"the node is gone: {error}; {said}") from error
-        if any(completion.cached_tokens > FEW for completion in got):
-            raise SystemExit("a fresh prompt came from the node's cache: that is no comparison")
-        if not all(completion.arrivals for completion in got):
-            raise SystemExit("the node answered without a word: this model ends at once")
-        return Run(
-            texts=tuple(completion.text for completion in got),
-            prompt_tokens=tuple(completion.prompt_tokens for completion in got),
-            first_s=max(c.arrivals[0] - c.started for c in got),
-            rate=_rate(got) if length > 1 else 0.0,
-        )
+        return run_of(got, length)
 
     def _body(self, prompt: str, length: int) -> dict[str, object]:
-        return {
-            "model": self.model,
-            "prompt": prompt,
-            "max_tokens": length,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            **({"kwaai": {"exact": True}} if self._exact else {}),
-        }
+        return body(self.model, prompt, length, {"exact": True} if self._exact else {})
 
     def _model_id(self) -> str:
         _, body = get_json(self.address, "/v1/models")
@@ -118,6 +101,33 @@ class Node:
         if found := [name for name in ids if wanted in name.lower()]:
             return found[0]
         raise SystemExit(f"the node has no model like {wanted}, only {', '.join(ids) or 'none'}")
+
+
+def body(model: str, prompt: str, length: int, kwaai: Mapping[str, object]) -> dict[str, object]:
+    """A greedy, streamed completion of ``length`` tokens."""
+    return {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": length,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **({"kwaai": kwaai} if kwaai else {}),
+    }
+
+
+def run_of(got: Sequence[Completion], length: int) -> Run:
+    """What answers to requests that were sent at once come to."""
+    if any(completion.cached_tokens > FEW for completion in got):
+        raise SystemExit("a fresh prompt came from the node's cache: that is no comparison")
+    if not all(completion.arrivals for completion in got):
+        raise SystemExit("the node answered without a word: this model ends at once")
+    return Run(
+        texts=tuple(completion.text for completion in got),
+        prompt_tokens=tuple(completion.prompt_tokens for completion in got),
+        first_s=max(c.arrivals[0] - c.started for c in got),
+        rate=_rate(got) if length > 1 else 0.0,
+    )
 
 
 def _rate(got: Sequence[Completion]) -> float:

@@ -4,8 +4,9 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 DEADLINE_S = 600.0
 
@@ -20,7 +21,10 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A parsed answer; ``arrivals`` are the moments of the pieces that had text, in seconds."""
+    """A parsed answer; ``arrivals`` are the moments of the pieces that had text, in seconds.
+
+    ``report`` is the object ``kwaai`` of its end, where it has one.
+    """
 
     text: str
     arrivals: tuple[float, ...]
@@ -28,6 +32,7 @@ class Completion:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    report: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stream_all(address: tuple[str, int], bodies: Sequence[dict[str, object]]) -> list[Completion]:
@@ -118,6 +123,7 @@ def _events(stream: Stream) -> Iterator[tuple[float, str]]:
 
 def _parse(stream: Stream) -> Completion:
     text, arrivals, usage, done = "", [], None, False
+    report: Mapping[str, Any] = {}
     for moment, event in _events(stream):
         if event == "[DONE]":
             done = True
@@ -126,6 +132,7 @@ def _parse(stream: Stream) -> Completion:
         if "error" in chunk:
             raise SystemExit(f"the stream failed: {chunk['error']['message']}")
         usage = chunk.get("usage") or usage
+        report = chunk.get("kwaai") or report
         piece = "".join(choice["text"] or "" for choice in chunk["choices"])
         if piece:
             text += piece
@@ -140,4 +147,5 @@ def _parse(stream: Stream) -> Completion:
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
         cached_tokens=details.get("cached_tokens", 0),
+        report=report,
     )

@@ -123,19 +123,19 @@ def _side(model: ModelFile, mode: Mode, effort: Effort) -> Iterator[_Side]:
         plains = [stack.enter_context(Plain(replace(settings, flash=on))) for on in flash]
         side = _Side(node, plains[0])
         for row in effort.rows:
-            side.best[row] = _fastest(plains, row)
+            side.best[row] = fastest(plains, row)
         yield side
 
 
-def _fastest(plains: Sequence[Plain], row: Row) -> tuple[Plain, int]:
+def fastest(plains: Sequence[Plain], row: Row) -> tuple[Plain, int]:
     """The shared arrangement: whichever is fastest of one thread and all cores, flash or not."""
     cores = len(os.sched_getaffinity(0))
     tried: list[tuple[float, int, Plain]] = []
     for plain in plains:
-        prompts = _prompts(plain, row, seed=2)
+        prompts = prompts_of(plain, row, seed=2)
         for threads in sorted({1, cores}):
             plain.threads(threads)
-            best = max(value(row, plain.run(prompts, _length(row, 12))) for _ in range(2))
+            best = max(value(row, plain.run(prompts, length_of(row, 12))) for _ in range(2))
             tried.append((best, threads, plain))
     _, threads, plain = max(tried, key=lambda entry: entry[0])
     return plain, threads
@@ -146,11 +146,13 @@ def value(row: Row, run: Run) -> float:
     return run.prompt_tokens[0] / run.first_s if row == "prefill" else run.rate
 
 
-def _length(row: Row, tokens: int) -> int:
+def length_of(row: Row, tokens: int) -> int:
+    """How many tokens are asked for."""
     return 1 if row == "prefill" else tokens
 
 
-def _prompts(plain: Plain, row: Row, seed: int) -> list[str]:
+def prompts_of(plain: Plain, row: Row, seed: int) -> list[str]:
+    """The prompts of one round of a row."""
     length = LONG_PROMPT if row == "prefill" else PROMPT
     return [plain.prompt(seed + i, length) for i in range(STREAMS if row == "decode_8" else 1)]
 
@@ -158,8 +160,8 @@ def _prompts(plain: Plain, row: Row, seed: int) -> list[str]:
 def _round(i: int, row: Row, sides: dict[Mode, _Side], effort: Effort, measured: Measured) -> None:
     for mode, side in sides.items():
         plain = side.plain(row)
-        prompts = _prompts(plain, row, seed=1000 * (i + 1) + 100 * ROWS.index(row))
-        length = _length(row, effort.tokens)
+        prompts = prompts_of(plain, row, seed=1000 * (i + 1) + 100 * ROWS.index(row))
+        length = length_of(row, effort.tokens)
         # Who goes first alternates, so that neither always finds the caches as the other left them.
         order: list[Contender] = [plain, side.node] if i % 2 == 0 else [side.node, plain]
         runs = {}
@@ -168,11 +170,13 @@ def _round(i: int, row: Row, sides: dict[Mode, _Side], effort: Effort, measured:
             runs[contender] = contender.run(prompts, length)
         pair = Pair(runs[plain], runs[side.node], ())
         if i < REFERENCES:
-            pair = replace(pair, reference=_reference(side.twin, mode, prompts, length))
+            pair = replace(pair, reference=reference_texts(side.twin, mode, prompts, length))
         measured.pairs.setdefault((mode, row), []).append(pair)
 
 
-def _reference(twin: Plain, mode: Mode, prompts: Sequence[str], length: int) -> tuple[str, ...]:
+def reference_texts(
+    twin: Plain, mode: Mode, prompts: Sequence[str], length: int
+) -> tuple[str, ...]:
     """The texts under the node's own settings.
 
     An exact node owes each stream what it gives alone, whoever else is served; otherwise the
@@ -186,8 +190,8 @@ def _reference(twin: Plain, mode: Mode, prompts: Sequence[str], length: int) -> 
 
 def _memory(model: ModelFile, mode: Mode) -> Resident:
     with Plain(_settings(model, mode)) as plain:
-        prompts = _prompts(plain, "decode_8", seed=3)
-        long = _prompts(plain, "prefill", seed=50)
+        prompts = prompts_of(plain, "decode_8", seed=3)
+        long = prompts_of(plain, "prefill", seed=50)
         plain.run(long, 1)
         plain.run(prompts, 4)
         alone = resident_together(plain.pids)

@@ -63,8 +63,8 @@ def cells(measured: Measured) -> Iterator[Cell]:
     for (mode, row), pairs in measured.pairs.items():
         values = [(value(row, pair.plain), value(row, pair.node)) for pair in pairs]
         against = f"plain, {measured.arrangement[mode, row]}"
-        cell = _ratio(name, mode, WORDS[row], against, values, REACH[mode, row])
-        text, counts = _text(pairs)
+        cell = ratio_cell(name, mode, WORDS[row], against, values, REACH[mode, row])
+        text, counts = text_of(pairs)
         yield replace(cell, text=text, counts=counts)
         if row != "decode_8":
             yield _first(name, mode, pairs)
@@ -72,7 +72,7 @@ def cells(measured: Measured) -> Iterator[Cell]:
     yield from _memory(measured)
 
 
-def _ratio(
+def ratio_cell(
     model: str,
     mode: str,
     row: str,
@@ -80,13 +80,15 @@ def _ratio(
     values: Sequence[tuple[float, float]],
     reach: float,
 ) -> Cell:
+    """The median of the ratios of (base, kwaai)."""
     figure = statistics.median(b / a for a, b in values)  # drift between rounds cancels
     base, kwaai = (statistics.median(column) for column in zip(*values, strict=True))
     met = figure >= reach
     return Cell(model, mode, row, against, base, kwaai, figure, f"≥ {reach}", met, len(values))
 
 
-def _text(pairs: Sequence[Pair]) -> tuple[str, bool]:
+def text_of(pairs: Sequence[Pair]) -> tuple[str, bool]:
+    """Of how many streams the text was the reference's, in words, and whether that counts."""
     streams = sum(len(pair.reference) for pair in pairs)
     same = sum(pair.same for pair in pairs)
     distinct = len(frozenset[int]().union(*(pair.plain.tokens for pair in pairs)))
@@ -111,7 +113,9 @@ def _exactness(measured: Measured) -> Iterator[Cell]:
             rounds = zip(fast, exact, strict=True)
             values = [(value(row, a.node), value(row, b.node)) for a, b in rounds]
             name = measured.model.name
-            yield _ratio(name, "exact", WORDS[row], "the node with exact = false", values, reach)
+            yield ratio_cell(
+                name, "exact", WORDS[row], "the node with exact = false", values, reach
+            )
 
 
 def _memory(measured: Measured) -> Iterator[Cell]:

@@ -10,6 +10,7 @@ one for each handshake.
 from __future__ import annotations
 
 import json
+import os
 import queue
 import selectors
 import socket
@@ -41,9 +42,12 @@ from kwaai_lobe_llama.worker.residency import release_zero_pages
 from kwaai_lobe_llama.worker.server import Server
 from kwaai_lobe_llama.worker.span_gate import load_head, load_units
 from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.waiting import Waiting, others
 
 HANDSHAKE_SECONDS = 10.0
 TICK_SECONDS = 0.1
+LOAD_SECONDS = 1.0
+"""How often the node is told how long steps take; of sessions that come and go it hears at once."""
 
 
 class SpanServer(Server):
@@ -63,6 +67,9 @@ class SpanServer(Server):
         self._ticked = 0.0
         self._last_load = b""
         self._idle = False
+        self._told, self._told_room = 0.0, (False, 0, 0)
+        cores = os.sched_getaffinity(0)
+        self._waiting = Waiting(others(cores), len(cores))
         self._heading: Heading | None = None
 
     def run(self, plan: SpanPlan) -> None:
@@ -120,19 +127,35 @@ class SpanServer(Server):
             worked = True
             self.flush()
         self._idle = not (worked or self._own or self._hosting.host.ready())
+        if worked:
+            self._waiting.worked()
         self._tick()
 
     def _read(self) -> None:
-        """Take what has come; wait for it where there is nothing else to do."""
-        for key, _ in self._selector.select(TICK_SECONDS if self._idle else 0):
-            link = key.data
-            if link is None:
-                self._run_errands()
-            elif link.number in self._links:
-                self._receive(link)
+        """Take what has come, and let go of what could not be sent before; wait for either where
+        there is nothing else to do."""
         for link in self._links.values():
-            if link.blocked:
-                link.flush()
+            if link.blocked != link.watched:
+                link.watched = link.blocked
+                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.blocked else 0)
+                self._selector.modify(link, events, link)
+        for key, events in self._wait() if self._idle else self._selector.select(0):
+            if key.data is None:
+                self._run_errands()
+                continue
+            if events & selectors.EVENT_WRITE:
+                key.data.flush()
+            if events & selectors.EVENT_READ and key.data.number in self._links:
+                self._receive(key.data)
+
+    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
+        began = now = time.monotonic()
+        events: list[tuple[selectors.SelectorKey, int]] = []
+        while not events and now - began < TICK_SECONDS:
+            events = self._selector.select(self._waiting.asleep(TICK_SECONDS))
+            now = time.monotonic()
+        self._waiting.waited(now - began)
+        return events
 
     def _run_errands(self) -> None:
         self._bell.recv(4096)
@@ -183,10 +206,13 @@ class SpanServer(Server):
         self._hosting.host.tick(now)
         if self._heading is not None:
             self._heading.tick()
-        self._tell_load()
+        self._tell_load(now)
 
-    def _tell_load(self) -> None:
+    def _tell_load(self, now: float) -> None:
         host = self._hosting.host
+        room = (host.draining, host.free, len(host.sessions))
+        if room == self._told_room and now - self._told < LOAD_SECONDS:
+            return
         load = json.dumps(
             {
                 "free": 0 if host.draining else host.free,
@@ -197,7 +223,7 @@ class SpanServer(Server):
             }
         ).encode()
         if load != self._last_load:  # an idle worker says nothing
-            self._last_load = load
+            self._last_load, self._told_room, self._told = load, room, now
             self._outbox.send(Kind.LOAD, 0, load)
 
     # -- links
