@@ -24,9 +24,9 @@ OpenWorker = Callable[[Plan], AbstractAsyncContextManager[Worker]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--full-parity",
+        "--full",
         action="store_true",
-        help="compare every cut with every length of a prompt and number of threads",
+        help="all cases of what is compared, which takes many minutes",
     )
 
 

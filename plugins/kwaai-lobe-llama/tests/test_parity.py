@@ -2,7 +2,7 @@
 
 A case is a model, a cut, the length of a prompt and a number of threads. In each the answer is
 computed alone and among other sessions, and units are lost and replayed in the middle of it. By
-default a part of the cases runs, with ``--full-parity`` (``tox -e parity``) all of them.
+default a part of the cases runs, with ``--full`` (``tox -e parity``) all of them.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def some_cases() -> Iterator[Case]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames:
-        full = metafunc.config.getoption("--full-parity", default=False)
+        full = metafunc.config.getoption("--full", default=False)
         cases = list(every_case() if full else some_cases())
         metafunc.parametrize("case", cases, ids=map(_name, cases))
 
