@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kwaai_core.span.chain import Chain, Settings
 from kwaai_core.span.frames import Frame
@@ -25,6 +25,21 @@ class Ask(Protocol):
     ) -> None: ...
 
 
+AGAIN_SECONDS = 2.0
+"""After how long the router is asked again about a place that it had nothing better for."""
+
+
+class _Reported(NamedTuple):
+    """When a place was said to be slow, or leaving, and after how many steps, that took so many
+    seconds together. It still is if steps since then take longer than ``limit``."""
+
+    at: float
+    blame: Blame
+    limit: float
+    steps: int
+    total: float
+
+
 @dataclass(slots=True, eq=False)
 class Answer:
     """One answer in the making. ``asked``: its router has still to say where it goes;
@@ -34,7 +49,7 @@ class Answer:
     chain: Chain
     room: int
     asked: bool = False
-    reported: set[Place] = field(default_factory=set)
+    reported: dict[Place, _Reported] = field(default_factory=dict)
 
 
 class Heading:
@@ -135,7 +150,7 @@ class Heading:
         """The host at the other end of a link is about to leave."""
         for answer in list(self._answers.values()):
             places = [hop.place for hop in answer.chain.hops if _link(hop.place) == link]
-            self._report(answer, places, Blame.LEAVING, "it is about to leave")
+            self._report(answer, places, Blame.LEAVING)
 
     def tick(self) -> None:
         """Look at the time."""
@@ -143,17 +158,40 @@ class Heading:
         for answer in list(self._answers.values()):
             answer.chain.tick(now)
             self._look_at(answer)
-            self._report(answer, answer.chain.slow(now), Blame.SLOW, "it takes long")
+            self._report(answer, answer.chain.slow(now), Blame.SLOW)
+            for blame in _REASONS:
+                self._report(answer, self._still(answer, blame, now), blame)
 
     def _look_at(self, answer: Answer) -> None:
         if answer.chain.trouble and not answer.asked:
             self._ask(answer, answer.chain.trouble)
 
-    def _report(self, answer: Answer, places: Sequence[Place], blame: Blame, reason: str) -> None:
+    def _report(self, answer: Answer, places: Sequence[Place], blame: Blame) -> None:
         fresh = [place for place in places if place not in answer.reported]
-        if fresh and not answer.asked:
-            answer.reported.update(fresh)
-            self._ask(answer, [Trouble(place, blame, reason) for place in fresh])
+        if not fresh or answer.asked:
+            return
+        now = time.monotonic()
+        for hop in answer.chain.hops:
+            if hop.place in fresh:
+                limit = hop.pace.limit(1) if blame is Blame.SLOW else 0.0
+                steps, total = hop.timing.steps, hop.timing.total
+                answer.reported[hop.place] = _Reported(now, blame, limit, steps, total)
+        self._ask(answer, [Trouble(place, blame, _REASONS[blame]) for place in fresh])
+
+    def _still(self, answer: Answer, blame: Blame, now: float) -> list[Place]:
+        """The places that were kept although they were reported, and are to be again."""
+        if answer.asked:
+            return []
+        found = []
+        for hop in answer.chain.hops:
+            before, timing = answer.reported.get(hop.place), hop.timing
+            if before is None or before.blame is not blame or now - before.at < AGAIN_SECONDS:
+                continue
+            steps = timing.steps - before.steps
+            if steps and (timing.total - before.total) / steps > before.limit:
+                del answer.reported[hop.place]
+                found.append(hop.place)
+        return found
 
     def _ask(self, answer: Answer, trouble: Sequence[Trouble]) -> None:
         answer.asked = True
@@ -187,6 +225,9 @@ class Heading:
             self._hops.pop((_link(hop.place), hop.session), None)
         answer.chain.close()
         answer.session.sampler.close()
+
+
+_REASONS = {Blame.SLOW: "it takes long", Blame.LEAVING: "it is about to leave"}
 
 
 def _link(place: Place) -> int:
