@@ -189,6 +189,23 @@ async def test_a_peer_that_was_waited_for_in_vain_is_soon_known_when_it_comes_ba
                 await trio.sleep(0.1)
 
 
+async def test_a_peer_whose_link_was_just_lost_is_used_as_soon_as_it_may_be_linked_again(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        only = await here.add("0-11")
+        asked = await here.add()
+        executor = (await asked.router.route(Intent(TOY.id))).executor
+        assert isinstance(executor, ChainExecutor)
+        gateway, routing = await executor._begin(request())
+        began = trio.current_time()
+        gateway._delays[only.peer] = 0.5, began + 0.3
+        (place,) = await routing(20, [], [])
+        assert gateway.peer_of(place.link) == only.peer
+        assert 0.3 <= trio.current_time() - began < 0.7
+        routing.close()
+
+
 async def test_what_cannot_be_had_is_refused(
     tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -90,8 +90,8 @@ class Gateway:
 
     def _begin(self, peer: str) -> _Linking:
         _, until = self._delays.get(peer, (0.0, 0.0))
-        if trio.current_time() < until:
-            raise PeerUnreachable(f"{peer} could not be reached just now")
+        if (pause := until - trio.current_time()) > 0:
+            raise PeerUnreachable(f"{peer} could not be reached just now", retry_after=pause)
         linking = self._links[peer] = _Linking()
         self._nursery.start_soon(self._keep, peer, linking)
         return linking

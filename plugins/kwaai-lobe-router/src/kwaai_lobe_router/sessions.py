@@ -31,6 +31,9 @@ PATIENCE_SECONDS, FULL_PATIENCE_SECONDS = 10.0, 30.0
 LOST_SECONDS, LEAVING_SECONDS, REFUSED_SECONDS = 5.0, 60.0, 600.0
 """For how long a session does not go to a peer that was lost, leaves, or refused it."""
 
+UNREACHED_SECONDS = 1.0
+"""The same for one to which no link could be opened, and that did not say until when."""
+
 _SERVING = (Blame.SLOW, Blame.LEAVING)
 """For these a place is left only if there is a better one."""
 
@@ -170,7 +173,8 @@ class SessionRouting:
                 numbers[peer] = await self._gateway.link(peer)
             except KwaaiError as error:
                 log.debug("%s cannot be used: %s", peer, error)
-                self._exclude(peer, trio.current_time() + 1.0)
+                pause = min(error.retry_after or UNREACHED_SECONDS, LOST_SECONDS)
+                self._exclude(peer, trio.current_time() + pause)
 
         peers = {hop.peer for hop in found.hops}
         async with trio.open_nursery() as nursery:
