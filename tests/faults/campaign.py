@@ -14,7 +14,7 @@ import trio
 
 from tests.faults.asking import LONG, SHORT, TOLD, Answer, Question, ask
 from tests.faults.matrix import ALONE, Cell
-from tests.faults.nodes import Node
+from tests.faults.nodes import Broken, Node
 from tests.faults.strikes import Quiet, Strike
 from tests.faults.swarm import Swarm, open_swarm
 
@@ -24,10 +24,6 @@ one whose link was lost, which waits a while for its owner."""
 
 LOOK_SECONDS = 10.0
 """For how long a path is looked for, before an answer ends with an error."""
-
-MOST_SECONDS = 6.0
-"""How long the rest of an answer may take beside its longest pause. It takes a fraction of a second
-where a host that has become slow is left for another."""
 
 _TRIES = 3
 
@@ -53,22 +49,27 @@ class Campaign:
         self._swarm = swarm
         self._seed = seed
         self._owing: dict[Node, tuple[float, Outcome]] = {}
+        self.broken = False
 
     async def play(self, cell: Cell) -> Outcome:
-        """One cell, until all is well again. Errors: :class:`Broken`."""
-        began = time.monotonic()
-        for attempt in range(_TRIES):
-            random = Random(f"{self._seed} {cell} {attempt}")
-            outcome, fired = await self._try(cell, random)
-            if fired or outcome.problems:
-                break
-        else:
-            outcome.problems.append(f"the answer was over before the fault struck, {_TRIES} times")
+        """One cell, until all is well again; where that fails :attr:`broken` is set."""
+        began, outcome = time.monotonic(), Outcome(cell)
+        try:
+            for attempt in range(_TRIES):
+                outcome = Outcome(cell)
+                if await self._try(outcome, Random(f"{self._seed} {cell} {attempt}")):
+                    break
+            else:
+                outcome.problems.append(f"the answer was over before the fault, {_TRIES} times")
+        except Broken as error:
+            self.broken = True
+            outcome.problems.append(str(error))
         outcome.seconds = time.monotonic() - began
         return outcome
 
-    async def _try(self, cell: Cell, random: Random) -> tuple[Outcome, bool]:
-        swarm, outcome = self._swarm, Outcome(cell)
+    async def _try(self, outcome: Outcome, random: Random) -> bool:
+        """Whether the fault struck, or something else was wrong."""
+        swarm, cell = self._swarm, outcome.cell
         kind = LONG if cell.phase.endswith("prefill") else TOLD if cell.bare else SHORT
         question = random.choice(kind)
         before = await swarm.suspected()
@@ -88,7 +89,7 @@ class Campaign:
         await self._look_for_suspicion(outcome, before, strike)
         await self._heal(cell, strike, spares)
         await self._look_for_leaks(outcome, [*strike.hurt, *spares])
-        return outcome, bool(strike.fired)
+        return bool(strike.fired or outcome.problems)
 
     async def _without_spare(self, strike: Strike) -> list[Node]:
         """Freeze one of the two who hold the third, and wait until it is forgotten."""
@@ -117,7 +118,7 @@ class Campaign:
             wrong(f"it counts {answer.tokens} tokens and not {question.tokens}")
         elif answer.kwaai.get("same_text_guaranteed") is not True:
             wrong("the same text was not guaranteed")
-        elif strike.fired and answer.ended - strike.fired > cell.limit + MOST_SECONDS:
+        elif strike.fired and answer.ended - strike.fired > cell.limit + cell.patience:
             wrong(f"it took {answer.ended - strike.fired:.1f} s from the fault on")
         if answer.gap - strike.replay > cell.limit:
             wrong(f"a gap of {answer.gap:.2f} s, of which {strike.replay:.2f} s are the replay")
@@ -189,7 +190,7 @@ class Campaign:
 
     async def end(self) -> None:
         """Wait until every host is free."""
-        while self._owing:
+        while self._owing and not self.broken:
             await trio.sleep(0.1)
             for host in list(self._owing):
                 await self._is_free(host)
@@ -201,17 +202,21 @@ async def run(
     folder: Path,
     tell: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Play cells, the bare ones last, each kind on a swarm of its own; ``tell`` is called after
-    each. Errors: :class:`Broken`."""
-    outcomes = []
+    """Play cells, the bare ones last, each kind on a swarm of its own, and on a new one where that
+    cannot be used any more; ``tell`` is called after each. Errors: :class:`Broken`, where no swarm
+    comes up."""
+    outcomes, swarms = list[Outcome](), 0
     for bare, group in groupby(sorted(chosen, key=_is_bare), _is_bare):
-        within = folder / ("bare" if bare else "wired")
-        async with open_swarm(within, Quiet(), Random(seed), bare=bare) as swarm:
-            campaign = Campaign(swarm, seed)
-            for cell in group:
-                outcomes.append(await campaign.play(cell))
-                tell(outcomes[-1])
-            await campaign.end()
+        waiting = list(group)
+        while waiting:
+            swarms += 1
+            within = folder / str(swarms)
+            async with open_swarm(within, Quiet(), Random(seed), bare=bare) as swarm:
+                campaign = Campaign(swarm, seed)
+                while waiting and not campaign.broken:
+                    outcomes.append(await campaign.play(waiting.pop(0)))
+                    tell(outcomes[-1])
+                await campaign.end()
     return outcomes
 
 

@@ -82,6 +82,12 @@ class Cell:
             limit += 5.0  # the only other host has just been lost, and is not asked again so soon
         return limit
 
+    @property
+    def patience(self) -> float:
+        """How long the rest of the answer may take beside its longest pause, in seconds. It takes
+        a fraction of one where a host that has become slow is left at once."""
+        return 12.0 if self.fault == "crawling" else 4.0
+
 
 def left_out(cell: Cell) -> str:
     """Why a cell makes no sense; nothing where it does."""

@@ -186,9 +186,10 @@ def test_a_step_is_slow_by_what_is_usual() -> None:
     assert pace.limit(10_000) == 30.0
 
 
-def test_a_few_slow_steps_do_not_count() -> None:
+@pytest.mark.parametrize("steps", [10, 99, 128])
+def test_a_slow_step_among_others_does_not_count(steps: int) -> None:
     pace = Pace()
-    for number in range(128):
+    for number in range(steps):
         pace.observe(1, 10.0 if number == 5 else 0.1)
     assert pace.limit(1) == pytest.approx(0.4)
 

@@ -17,6 +17,8 @@ others did meanwhile."""
 
 _LEAST_SECONDS, _MOST_SECONDS = 0.25, 30.0
 _SAMPLES = 128
+_ENOUGH = 10
+"""Of so many samples the largest does not count: it may be a pause, not the pace."""
 
 
 class Silence:
@@ -56,5 +58,6 @@ class Pace:
         samples = sorted(self._lone if rows == 1 else self._rows)
         if not samples:
             return _MOST_SECONDS
-        p99 = samples[-1 - len(samples) // 100] * rows
+        few = max(1, len(samples) // 100) if len(samples) >= _ENOUGH else 0
+        p99 = samples[-1 - few] * rows
         return min(max(4 * p99 + self.rtt, _LEAST_SECONDS), _MOST_SECONDS)
