@@ -16,6 +16,8 @@ from kwaai_lobe_llama.settings import LlamaSettings
         ("streams", 257),
         ("queue", -1),
         ("memory", -1),
+        ("slices", -1),
+        ("journal", -1),
         ("spin", -1),
     ],
 )

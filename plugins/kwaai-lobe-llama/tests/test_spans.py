@@ -33,6 +33,7 @@ from kwaai_core.span.roles import LOCAL, Routing, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama.executor import LlamaExecutor
+from kwaai_lobe_llama.planning import machine_memory
 from kwaai_lobe_llama.settings import LlamaSettings
 
 from .test_executor import executor
@@ -419,6 +420,32 @@ async def test_what_cannot_be_held_is_refused_with_the_reason(tmp_path: Path, qw
         with pytest.raises(ModelFileError, match=r"need at least .* MiB"):
             async with node.hold(card, [Span(0, BLOCKS)], exact=True):
                 pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "journal"),
+    [(SETTINGS, machine_memory() // 16), (replace(SETTINGS, journal=1 << 20), 1 << 20)],
+    ids=["of the machine's memory", "as set"],
+)
+async def test_journals_have_what_the_settings_say(
+    qwen2: Path, gates: Path, settings: LlamaSettings, journal: int
+) -> None:
+    async with executor(gates, {"m": qwen2}, settings) as node:
+        (card,) = await node.models()
+        async with node.head(card, exact=True):
+            (worker,) = node._spans.workers()
+            assert worker._span_plan.journal == journal
+
+
+async def test_slices_that_are_held_stay_and_others_make_room(qwen2: Path, tmp_path: Path) -> None:
+    async with executor(tmp_path, {"m": qwen2}, replace(SETTINGS, slices=0)) as node:
+        (card,) = await node.models()
+        async with node.hold(card, [FIRST], exact=False):
+            pass
+        async with node.hold(card, [REST], exact=False), node.head(card, exact=False):
+            there = sorted(node._spans.slices.path.glob("*.gguf"))
+            assert [path.name.split("-v")[1][2:] for path in there] == ["1-3.gguf", "head.gguf"]
+            assert node.describe()["slices"] == sum(path.stat().st_size for path in there)
 
 
 async def test_a_prompt_over_the_context_is_refused(qwen2: Path, gates: Path) -> None:

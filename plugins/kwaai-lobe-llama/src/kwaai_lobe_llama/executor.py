@@ -122,8 +122,9 @@ class LlamaExecutor:
         return await self._pool.fits(card, self._finder(card), exact=exact)
 
     def describe(self) -> Mapping[str, Any]:
-        """The workers: model, process, plan, engine fingerprint."""
+        """The workers: model, process, plan, engine fingerprint; bytes of the slices on disk."""
         return {
+            "slices": self._spans.slices.size(),
             "workers": [
                 {
                     "model": worker.name,
@@ -135,7 +136,7 @@ class LlamaExecutor:
                     **worker.facts,
                 }
                 for worker in [*self._pool.workers(), *self._spans.workers()]
-            ]
+            ],
         }
 
 

@@ -17,6 +17,9 @@ class LlamaSettings:
     ``memory``: for the weights and KV of all loaded models, like ``"6GiB"``; 0 is half of the
     machine's. ``exact``: logits of an answer do not depend on what else is computed.
     ``load``: the model to load at the start; empty is the first there is, ``"none"`` none.
+    ``slices``: bytes on disk that parts of models may take; those in use stay in any case.
+    ``journal``: bytes that a worker keeps of what it sent to other nodes for its answers, so that
+    another one can take the place of a node that is lost; 0 is a sixteenth of the machine's memory.
     ``spin``: how long threads wait actively for one another (``GOMP_SPINCOUNT``).
     """
 
@@ -29,6 +32,8 @@ class LlamaSettings:
     memory: int = 0
     exact: bool = False
     load: str = ""
+    slices: int = 16 << 30
+    journal: int = 0
     spin: int = 10_000
 
     def __post_init__(self) -> None:
@@ -46,5 +51,7 @@ _LIMITS = {
     "streams": (1, 256),
     "queue": (0, _MANY),
     "memory": (0, 2**63 - 1),
+    "slices": (0, 2**63 - 1),
+    "journal": (0, 2**63 - 1),
     "spin": (0, _MANY),
 }

@@ -57,6 +57,11 @@ def slice_head(file: GgufFile, digest: str, folder: Path) -> Path:
     return _kept(file, folder / f"{_name(digest)}-head.gguf", *_head(file))
 
 
+def is_current(path: Path) -> bool:
+    """Whether a file in the folder of slices has this format, by its name."""
+    return f"-v{FORMAT}-" in path.name
+
+
 def _name(digest: str) -> str:
     return f"{''.join(c for c in digest if c.isalnum())[:32]}-v{FORMAT}"
 

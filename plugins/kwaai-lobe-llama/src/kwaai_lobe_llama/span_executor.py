@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,10 @@ from kwaai_core import (
 from kwaai_core.gguf import GgufFile, read_gguf
 from kwaai_core.span.roles import Routing, SpanFacts, SpanLoad
 from kwaai_lobe_llama.frames import Job
-from kwaai_lobe_llama.planning import Planned, make_span_plan
+from kwaai_lobe_llama.planning import Planned, machine_memory, make_span_plan
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
+from kwaai_lobe_llama.slice_folder import SliceFolder
 from kwaai_lobe_llama.slicing import slice_head, slice_span
 from kwaai_lobe_llama.span_plan import SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
@@ -33,14 +34,14 @@ from kwaai_lobe_llama.span_process import SpanWorker
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 2.0
-JOURNAL_BYTES = 512 << 20
 
 
 @dataclass(eq=False, slots=True)
 class _Shop:
     """The one worker of spans that a model has in one mode, and what it shall have loaded.
 
-    ``users`` hold it or its head; it ends with the last of them.
+    ``users`` hold it or its head; it ends with the last of them, and so does its use of the
+    head's file, in ``files``.
     """
 
     file: GgufFile
@@ -50,6 +51,7 @@ class _Shop:
     users: int = 0
     units: tuple[UnitFile, ...] = ()
     head: Path | None = None
+    files: ExitStack = field(default_factory=ExitStack)
     worker: SpanWorker | None = None
     rows: int = 0
     error: KwaaiError | None = None
@@ -92,6 +94,7 @@ class SpanWorkers:
         self._settings = settings
         self._pool = pool
         self._state = state
+        self.slices = SliceFolder(state / "slices", settings.slices)
         self._shops: dict[tuple[str, bool], _Shop] = {}
         self._opening = trio.Lock()
 
@@ -118,22 +121,23 @@ class SpanWorkers:
             self._pool.reserved(card, planned.memory),
             self._shop(card, file, planned, exact) as shop,
         ):
-            slices = await self._sliced(file, card, units)
-            shop.rows = await (await shop.serving()).hold(slices)
-            shop.units = tuple(slices)
-            try:
-                yield LlamaSpanHost(shop, tuple(units))
-            finally:
-                shop.units = ()
+            with ExitStack() as files:
+                slices = await self._sliced(file, card, units, files)
+                shop.rows = await (await shop.serving()).hold(slices)
+                shop.units = tuple(slices)
+                try:
+                    yield LlamaSpanHost(shop, tuple(units))
+                finally:
+                    shop.units = ()
 
     async def _sliced(
-        self, file: GgufFile, card: ModelCard, units: Sequence[Span]
+        self, file: GgufFile, card: ModelCard, units: Sequence[Span], files: ExitStack
     ) -> list[UnitFile]:
-        folder = self._state / "slices"
         slices = []
         for unit in units:
-            make = partial(slice_span, file, card.digest, unit, folder)
-            slices.append(UnitFile(unit, str(await trio.to_thread.run_sync(make))))
+            use = self.slices.using(partial(slice_span, file, card.digest, unit))
+            path = await trio.to_thread.run_sync(files.enter_context, use)
+            slices.append(UnitFile(unit, str(path)))
         return slices
 
     @asynccontextmanager
@@ -153,8 +157,8 @@ class SpanWorkers:
         )
         async with self._shop(card, file, planned, exact) as shop:
             if shop.head is None:
-                make = partial(slice_head, file, card.digest, self._state / "slices")
-                path_of_head = await trio.to_thread.run_sync(make)
+                use = self.slices.using(partial(slice_head, file, card.digest))
+                path_of_head = await trio.to_thread.run_sync(shop.files.enter_context, use)
                 shop.rows = await (await shop.serving()).head(path_of_head)
                 shop.head = path_of_head
             yield LlamaSpanHead(shop)
@@ -167,7 +171,8 @@ class SpanWorkers:
         shop = self._shops.get(key)
         if shop is None:
             width = file.embedding_length
-            plan = SpanPlan(planned.plan, width, self._settings.streams, JOURNAL_BYTES)
+            journal = self._settings.journal or machine_memory() // 16
+            plan = SpanPlan(planned.plan, width, self._settings.streams, journal)
             shop = self._shops[key] = _Shop(file, plan)
             self._nursery.start_soon(self._keep, card.id, shop)
         shop.users += 1
@@ -178,6 +183,7 @@ class SpanWorkers:
             if not shop.users:
                 del self._shops[key]
                 shop.scope.cancel()
+                shop.files.close()
 
     async def _keep(self, name: str, shop: _Shop) -> None:
         """Run the process, and run it again with what it had when it dies."""
