@@ -90,7 +90,7 @@ class Heading:
         if session.cancelled:
             session.sampler.close()
             return
-        room = len(session.prompt) + session.limit
+        room = len(session.prompt) + max(session.limit, 1) - 1  # the last token is told, not run
         chain = Chain(
             replace(self._settings, room=room),
             self._embed,
@@ -209,7 +209,7 @@ class Heading:
             for row, answer in enumerate(group):
                 if self._teller.take(answer.session, row, hold=True):
                     self._end(answer)
-                else:
+                elif not answer.session.cancelled:  # else it has no token, and ends with its errand
                     answer.chain.add([answer.session.token], time.monotonic())
         return bool(ready)
 

@@ -19,6 +19,9 @@ _RECORD = 1 << 14
 """The most bytes in a record of TLS (RFC 8446, section 5.1); a reading gives all of one record."""
 
 _PIECES = 64
+_FRAMES = 64
+"""After so many frames it is the others' turn: small ones cost more to answer than to read."""
+
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -82,9 +85,12 @@ class Link:
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
         with self._lock:
-            if self._unsent:
-                sent = self._write(bytes(self._unsent))
+            while self._unsent:
+                piece = bytes(self._unsent[:_RECORDS])  # copying all of it each time would stall
+                sent = self._write(piece)
                 del self._unsent[:sent]
+                if sent < len(piece):
+                    break
 
     def _write(self, data: bytes) -> int:
         """How many bytes of these were taken."""
@@ -108,7 +114,7 @@ class Link:
                 if not data:
                     raise LinkLost("it closed the connection")
                 frames += self._reader.feed(data)
-                if len(data) < _RECORD:
+                if len(data) < _RECORD or len(frames) > _FRAMES:
                     break  # most likely there is no more; if there is, the selector says so
         except _WOULD_BLOCK:
             pass

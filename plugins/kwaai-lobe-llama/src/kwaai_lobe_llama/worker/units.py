@@ -75,12 +75,14 @@ class Unit:
         call = self._streams(min(by_stream), max(by_stream))
         blank = memoryview(bytes(self.engine.width * 4))
         states = [by_stream[n].states if n in by_stream else blank for n in call]
-        output = self.engine.run(states, [(self.lengths[n], n) for n in call])
-        for stream in call:
-            if stream in by_stream:
+        try:
+            output = self.engine.run(states, [(self.lengths[n], n) for n in call])
+            for stream in by_stream:
                 self.lengths[stream] += 1
-            else:
-                self.engine.truncate(stream, self.lengths[stream])
+        finally:  # a call that failed may have left dummies as well
+            for stream in call:
+                if stream not in by_stream:
+                    self.engine.truncate(stream, self.lengths[stream])
         self.pace.observe(len(pieces), time.perf_counter() - began, lone=True)
         row = self.engine.width * 4
         starts = {stream: at * row for at, stream in enumerate(call)}

@@ -1,0 +1,178 @@
+"""What peers, callers and failures may do to a worker of spans at the worst moment."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from kwaai_core import Span
+from kwaai_core.span.chain import Settings
+from kwaai_core.span.frames import Flags, Frame, FrameReader, Kind, encode
+from kwaai_core.span.hop import Place
+from kwaai_core.span.journal import Budget
+from kwaai_core.testing.models import TINY_QWEN2
+from kwaai_lobe_llama.frames import Finish
+from kwaai_lobe_llama.worker.embedding import Embedding
+from kwaai_lobe_llama.worker.heading import Heading
+from kwaai_lobe_llama.worker.links import Link
+from kwaai_lobe_llama.worker.loaded import EngineError
+from kwaai_lobe_llama.worker.sampler import Sampler
+from kwaai_lobe_llama.worker.span_engine import SpanEngine
+from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.text import TextAssembler
+from kwaai_lobe_llama.worker.units import Piece
+
+from .chains import chain, plan_for
+from .test_spans import GREEDY, LOCAL, Routes, gates, swarm
+
+__all__ = ["gates"]
+
+BLOCKS, WIDTH = TINY_QWEN2.blocks, TINY_QWEN2.embedding
+WHOLE = Span(0, BLOCKS)
+
+
+@dataclass
+class Told:
+    """A sink that keeps what it is told."""
+
+    texts: list[str] = field(default_factory=list)
+    ends: list[Finish] = field(default_factory=list)
+
+    def text(self, session: Session, tokens: int, text: str) -> None:
+        self.texts.append(text)
+
+    def finish(self, session: Session, finish: Finish) -> None:
+        self.ends.append(finish)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_who_leaves_while_the_last_chunk_is_computed_ends_that_answer_only(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(qwen2)
+    sent: list[Frame] = []
+    with chain(plan, [0, BLOCKS], tmp_path) as spans:
+        heading = Heading(
+            spans.head,
+            Embedding(str(qwen2)).rows,
+            Settings(WIDTH, 0, plan.chunk),
+            Budget(1 << 20),
+            lambda _, frame: sent.append(frame),
+            Told(),
+            lambda *_: None,
+        )
+        session = Session(1, [5, 6, 7], 10, Sampler(GREEDY), TextAssembler())
+        heading.open(session)
+        heading.route(1, [Place(1, WHOLE)])
+        (opening,) = sent
+        heading.receive(1, Frame(Kind.OPENED, opening.session, opening.epoch))
+        step = sent[-1]
+        states = bytes(4 * WIDTH * step.rows)
+        session.cancelled = True  # by the thread that reads; its errand comes after the step
+        heading.receive(1, step._replace(kind=Kind.RESULT, flags=Flags.FLOAT32, payload=states))
+        assert heading.step()
+        heading.cancel(session)
+        assert not heading.busy
+        assert sent[-1].kind is Kind.CLOSE
+
+
+async def test_an_answer_without_a_limit_may_fill_the_whole_context(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [WHOLE]) as nodes:
+        routes = Routes([[Place(LOCAL, WHOLE)]])
+        answer = await nodes.ask(routes, tokens=None)
+        assert routes.asked == [[]]
+        assert answer.text == await nodes.whole(tokens=None)
+
+
+@contextmanager
+def linked() -> Iterator[tuple[Link, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    link = Link(1, "peer", ours, FrameReader(WIDTH, 128), hosting=True, now=0.0)
+    try:
+        with theirs:
+            yield link, theirs
+    finally:
+        link.close()
+
+
+def test_a_flood_of_small_frames_is_taken_in_portions() -> None:
+    fence = encode(Frame(Kind.FENCE, 7, 1))
+    with linked() as (link, peer):
+        peer.setblocking(False)
+        total = peer.send(fence * 100_000) // len(fence)
+        assert total > 4000  # more than are taken at once
+        first = len(link.receive())
+        assert 0 < first < total
+        taken = first
+        while taken < total:
+            taken += len(link.receive())
+
+
+def test_what_a_slow_reader_is_owed_is_not_copied_for_each_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = Frame(Kind.FAULT, 7, 1, rows=1, payload=bytes(1 << 16))
+    with linked() as (link, peer):
+        for _ in range(100):
+            link.send(text)
+        offered: list[int] = []
+        write = link._write
+
+        def counted(data: bytes) -> int:
+            offered.append(len(data))
+            return write(data)
+
+        monkeypatch.setattr(link, "_write", counted)
+        reader, got = FrameReader(WIDTH, 128), 0
+        while got < 100:
+            link.flush()
+            got += len(reader.feed(peer.recv(1 << 16)))
+        assert max(offered) <= 1 << 16
+        assert not link.blocked
+
+
+class Failing(SpanEngine):
+    """One whose next call fails after llama.cpp has run it."""
+
+    fails = False
+
+    def run(self, states: Sequence[memoryview], places: Sequence[tuple[int, int]]) -> memoryview:
+        output = super().run(states, places)
+        if self.fails:
+            self.fails = False
+            raise EngineError("the call was split")
+        return output
+
+
+def test_a_call_that_fails_leaves_nothing_to_the_sessions_between(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(qwen2)
+    with chain(plan, [0, BLOCKS], tmp_path) as spans:
+        unit = spans.units[0]
+        engine = unit.engine
+        engine.__class__ = Failing
+        rows = memoryview(Embedding(str(qwen2)).rows(range(4, 10)))
+        row = 4 * WIDTH
+
+        def lone(stream: int) -> Piece:
+            return Piece(stream, 5, 1, rows[5 * row :])
+
+        for stream in range(3):
+            unit.chunk(Piece(stream, 0, 5, rows[: 5 * row]))
+        (expected,) = [bytes(o) for o in unit.lone_rows([lone(1)])]
+        assert unit.truncate(1, 5)
+        engine.fails = True
+        with pytest.raises(EngineError):
+            unit.lone_rows([lone(0), lone(2)])
+        (output,) = unit.lone_rows([lone(1)])
+        assert bytes(output) == expected
