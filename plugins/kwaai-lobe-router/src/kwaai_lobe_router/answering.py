@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,9 +12,13 @@ import trio
 
 from kwaai_core import Delta, GenerateRequest, HopTiming, ModelCard, ModelNotFound, Prompt, Report
 from kwaai_lobe_router.gateways import Gateway
-from kwaai_lobe_router.sessions import SessionRouting
+from kwaai_lobe_router.sessions import FULL_PATIENCE_SECONDS, NoRoom, SessionRouting
+from kwaai_lobe_router.tasks import tasks
 
 log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 4.0
+"""Before an answer begins anew whose hosts were full, each time twice as long."""
 
 Begin = Callable[[GenerateRequest], Awaitable[tuple[Gateway, SessionRouting]]]
 
@@ -42,31 +47,77 @@ class ChainExecutor:
         if request.model != self._card:
             raise ModelNotFound(request.model.id, [self._card.id])
         gateway, routing = await self._begin(request)
+        answer = _Answer(gateway, routing, request)
         try:
-            async with gateway.head.generate(request, routing) as deltas:
-                yield _Named(deltas, gateway, routing)
+            async with tasks() as nursery:
+                await nursery.start(answer.run)
+                yield answer
         finally:
             routing.close()
 
 
-class _Named(trio.abc.ReceiveChannel[Delta]):
-    """The deltas of an answer, with the names of peers in its report."""
+class _Answer(trio.abc.ReceiveChannel[Delta]):
+    """The deltas of an answer, with the names of peers in its report.
 
-    def __init__(
-        self, deltas: trio.abc.ReceiveChannel[Delta], gateway: Gateway, routing: SessionRouting
-    ) -> None:
-        self._deltas = deltas
+    :meth:`run` keeps it open, and begins it anew where its hosts turn out to be full: until its
+    first delta nobody can tell.
+    """
+
+    def __init__(self, gateway: Gateway, routing: SessionRouting, request: GenerateRequest) -> None:
         self._gateway = gateway
         self._routing = routing
+        self._request = request
         self._times: list[float] = []
+        self._deltas: trio.abc.ReceiveChannel[Delta] | None = None
+        self._error: Exception | None = None
+        self._opened, self._full = trio.Event(), trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Keep it open. What keeps it from being opened at first is raised, later it is told."""
+        attempt = 0
+        while True:
+            try:
+                generate = self._gateway.head.generate(self._request, self._routing)
+                async with generate as self._deltas:
+                    if not attempt:
+                        task_status.started()
+                    self._opened.set()
+                    await self._full.wait()
+            except Exception as error:
+                if not attempt:
+                    raise
+                self._error = error
+                self._opened.set()
+                return
+            self._full = trio.Event()
+            pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
+            await trio.sleep(pause * random.uniform(0.5, 1.0))
+            attempt += 1
 
     async def receive(self) -> Delta:
-        delta = await self._deltas.receive()
-        self._times.append(trio.current_time())
+        delta = await self._next()
+        now = trio.current_time()
+        self._routing.progress.came(delta.tokens or bool(delta.text), now)
+        self._times.append(now)
         if delta.report is None:
             return delta
         self._log()
         return replace(delta, report=self._told(delta.report))
+
+    async def _next(self) -> Delta:
+        while True:
+            await self._opened.wait()
+            if self._error is not None:
+                raise self._error
+            try:
+                if self._deltas is not None:
+                    return await self._deltas.receive()
+            except NoRoom as error:
+                if trio.current_time() - self._routing.began > FULL_PATIENCE_SECONDS:
+                    raise
+                log.debug("%s: it begins anew", error.message)
+            self._opened = trio.Event()
+            self._full.set()
 
     def _told(self, report: Report) -> Report:
         same = report.exact and self._routing.same_text
@@ -86,7 +137,8 @@ class _Named(trio.abc.ReceiveChannel[Delta]):
             log.info("a token took %.2f ms (median), %.2f ms were predicted", took, predicted)
 
     async def aclose(self) -> None:
-        await self._deltas.aclose()
+        if self._deltas is not None:
+            await self._deltas.aclose()
 
 
 def prompt_tokens(prompt: Prompt) -> int:

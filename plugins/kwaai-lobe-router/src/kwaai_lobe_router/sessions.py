@@ -15,12 +15,13 @@ from math import inf
 
 import trio
 
-from kwaai_core import Hop, KwaaiError, NoPeerAvailable, UpstreamLost
+from kwaai_core import Hop, KwaaiError, NoPeerAvailable, Span, UpstreamLost
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_lobe_router.gateways import Gateway
 from kwaai_lobe_router.knowing import Neighbourhood
 from kwaai_lobe_router.planning import backup, mend, plan
-from kwaai_lobe_router.refusals import Refusal
+from kwaai_lobe_router.progress import Progress
+from kwaai_lobe_router.refusals import Late, Refusal, Uncovered, blocks
 from kwaai_lobe_router.swarm import Candidate, Plan, Swarm, TierOf, Wish
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,14 @@ _SERVING = (Blame.SLOW, Blame.LEAVING)
 """For these a place is left only if there is a better one."""
 
 _LOOK_SECONDS = 0.25
-_SLOWER = 4
-"""A step is slow when it takes so much longer than those before."""
+
+
+class NoRoom(NoPeerAvailable):
+    """Hosts of a route are full, and nothing of the answer was given yet.
+
+    Who waited for room and kept what it has elsewhere could wait for one that does the same: the
+    answer ends everywhere, and may begin anew.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,8 @@ class SessionRouting:
     """The :class:`kwaai_core.span.roles.Routing` of one answer.
 
     ``same_text``: all that computed for it until now was exact and of one fingerprint. ``blamed``
-    is called with each peer whose own link failed. Whoever made it calls :meth:`close`.
+    is called with each peer whose own link failed. It began at ``began``, and whoever made it says
+    in ``progress`` what has come, and calls :meth:`close`.
     """
 
     def __init__(
@@ -76,8 +84,10 @@ class SessionRouting:
         self._gateway = gateway
         self._wish = wish
         self._blamed = blamed
+        self.began = trio.current_time()
+        self.progress = Progress(self.began)
         self._excluded: dict[str, float] = {}
-        self._full = False
+        self._full: dict[str, Span] = {}
         self._held: list[str] = []
 
     async def __call__(
@@ -86,12 +96,15 @@ class SessionRouting:
         """See :class:`kwaai_core.span.roles.Routing`."""
         if not route:
             self._wish = replace(self._wish, tokens=tokens)
+            self.progress.most = tokens
         trouble = [*trouble, *self._gone(route, trouble)]
         hard = [t for t in trouble if t.blame not in _SERVING]
         for one in trouble:
             self._note(one)
         if route and not hard:
             return await self._better(route, trouble)
+        if not self.progress.started and any(one.blame is Blame.FULL for one in hard):
+            raise self.no_room()
         failed = {one.place for one in hard}
         return await self._found([place for place in route if place not in failed], first=not route)
 
@@ -113,7 +126,7 @@ class SessionRouting:
             if self._view.others is not None:
                 self._view.others.forget(peer)
         elif trouble.blame is Blame.FULL:
-            self._full = True
+            self._full[peer] = trouble.place.span
             self._exclude(peer, now + max(trouble.retry_after, _LOOK_SECONDS))
         elif trouble.blame is Blame.REFUSED:
             self._exclude(peer, now + REFUSED_SECONDS)
@@ -143,7 +156,7 @@ class SessionRouting:
 
     async def _found(self, living: Sequence[Place], *, first: bool) -> Sequence[Place]:
         """Places for the whole model, as soon as there are any. Errors: see :class:`Routing`."""
-        began = trio.current_time()
+        began = self.began if first else trio.current_time()
         while True:
             found = self._planned(living, first=first)
             if isinstance(found, Plan):
@@ -152,9 +165,12 @@ class SessionRouting:
                     self._take(found)
                     return places
                 continue
-            most = FULL_PATIENCE_SECONDS if self._full else PATIENCE_SECONDS
-            if trio.current_time() - began > most:
-                raise self._given_up(found, first=first)
+            full = bool(self._full) or _lacks_room(found)
+            if full and living and not self.progress.started:
+                raise self.no_room()
+            most = FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS
+            if isinstance(found, Late) or trio.current_time() - began > most:
+                raise self._given_up(found, first=first, full=full)
             await self._wait()
 
     def _planned(self, living: Sequence[Place], *, first: bool) -> Plan | Refusal:
@@ -186,7 +202,9 @@ class SessionRouting:
 
     def _take(self, found: Plan) -> None:
         """Go by this plan, and keep another warm."""
-        self.plan, self._full = found, False
+        self.plan = found
+        if self.progress.started:
+            self._full.clear()
         self.same_text = self.same_text and found.same_text
         wish = self._wish_now()
         self.backup = backup(self._view.swarm(), wish, found, self._view.tier_of)
@@ -206,9 +224,20 @@ class SessionRouting:
         else:
             await trio.sleep(_LOOK_SECONDS)
 
-    def _given_up(self, refusal: Plan | Refusal, *, first: bool) -> KwaaiError:
+    def no_room(self) -> NoRoom:
+        """Who was full, and when it is worth while to ask again."""
+        now = trio.current_time()
+        until = [self._excluded.get(peer, now) - now for peer in self._full]
+        who = ", ".join(f"{peer} ({blocks(span)})" for peer, span in sorted(self._full.items()))
+        words = f"no room for another answer of {self._view.model}: {who or 'every host'} is full"
+        return NoRoom(words, retry_after=max(1.0, *until, 0.0))
+
+    def _given_up(self, refusal: Refusal, *, first: bool, full: bool) -> KwaaiError:
+        if first and self._full:
+            room = self.no_room()
+            return NoPeerAvailable(f"{room.message}; {refusal}", retry_after=room.retry_after)
         if first:
-            return NoPeerAvailable(str(refusal), retry_after=1.0 if self._full else None)
+            return NoPeerAvailable(str(refusal), retry_after=1.0 if full else None)
         return UpstreamLost(f"a part of the route was lost, and there is no other: {refusal}")
 
     # -- what serves until there is better
@@ -216,12 +245,11 @@ class SessionRouting:
     async def _better(self, route: Sequence[Place], trouble: Sequence[Trouble]) -> Sequence[Place]:
         """A route without those who leave, or are slow, if there is one and it is sooner."""
         left = {one.place for one in trouble}
+        kept = [place for place in route if place not in left]
         slow = all(one.blame is Blame.SLOW for one in trouble)
         with self._without({self._gateway.peer_of(place.link) for place in left}):
-            found = self._planned([place for place in route if place not in left], first=False)
-        if not isinstance(found, Plan):
-            return list(route)
-        if slow and self.plan is not None and found.latency > _SLOWER * self.plan.latency:
+            found = self._planned(kept, first=False)
+        if not isinstance(found, Plan) or (slow and not self._sooner(found, kept)):
             return list(route)
         places = await self._linked(found)
         if places is None:
@@ -229,6 +257,18 @@ class SessionRouting:
         self._take(found)
         return places
 
+    def _sooner(self, found: Plan, kept: Sequence[Place]) -> bool:
+        rows = self._gateway.head.facts.replay_rows
+        replay = self.progress.replay(found, kept, self._view.swarm().candidates, rows)
+        return self.progress.sooner(found, replay, trio.current_time())
+
     def close(self) -> None:
         """The answer has ended."""
         self._hold(set())
+
+
+def _lacks_room(refusal: Refusal) -> bool:
+    """Whether there would be a route if its hosts had room."""
+    return isinstance(refusal, Uncovered) and any(
+        "room" in missing.objections for missing in refusal.missing
+    )
