@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import httpx
 
 SOCKET = "node.sock"
+ANSWER_SECONDS = 5.0
+"""A node that lives answers at once that it does; what it is asked for then may take its time."""
+
 _LISTEN = "0A"  # of the column "st" of /proc/net/tcp
 
 
@@ -32,21 +35,26 @@ def node_runs(state: Path) -> bool:
 def node_client(state: Path, *, timeout: float | None = 30.0) -> Iterator[httpx.Client]:
     """A client of the node that runs on a state folder, for the time of a ``with`` block.
 
-    ``timeout`` is in seconds for each operation. Errors: :class:`NoNode` where there is none, and
-    out of the block where it does not answer or goes away meanwhile.
+    ``timeout`` is in seconds for each operation. Errors: :class:`NoNode` where there is none or it
+    does not answer, and out of the block where it stops to, or goes away meanwhile.
     """
     if not node_runs(state):
         raise NoNode(f"no node runs here ({state}): kwaai run")
     import httpx
 
     transport = httpx.HTTPTransport(uds=str(state / SOCKET))
+    waited = ANSWER_SECONDS if timeout is None else min(timeout, ANSWER_SECONDS)
     try:
         with httpx.Client(
             transport=transport, base_url="http://localhost", timeout=timeout
         ) as client:
+            client.get("/health", timeout=waited)
+            waited = timeout or waited
             yield client
     except httpx.TimeoutException as error:
-        raise NoNode(f"the node here ({state}) has not answered for {timeout:g} s") from error
+        raise NoNode(
+            f"the node here ({state}) has not answered for {waited:g} s: it is stopped or too busy"
+        ) from error
     except httpx.TransportError as error:
         raise NoNode(
             f"the node here ({state}) does not answer any more, it has ended: kwaai run"

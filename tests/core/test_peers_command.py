@@ -123,6 +123,8 @@ async def test_invite_and_join_and_both_show_each_other(home: Home) -> None:
             assert seen["rtt"] >= 0
             assert seen["inbound"] == (here is one)
             assert not seen["relayed"]
+        (from_two,) = json.loads(await one.works("ls", "--json"))
+        assert f"  from     {from_two['address']}\n  link     inbound" in await one.works("ls")
         shown = await two.works("show", one.peer)
         assert shown == await two.works("ls")
         for fact in (

@@ -8,7 +8,9 @@ import pytest
 import trio
 
 from kwaai_core import ConfigError, PeerUnreachable
-from kwaai_lobe_libp2p.private import hsalsa20, read_key
+from kwaai_core.config import Config
+from kwaai_lobe_libp2p.private import hsalsa20
+from kwaai_lobe_libp2p.settings import Libp2pSettings
 
 from .conftest import Nodes
 
@@ -53,15 +55,27 @@ async def test_another_key_or_none_fails_in_seconds_with_a_reason(
         assert one.transport.links() == two.transport.links() == []
 
 
+def configured(folder: Path, path: Path) -> Libp2pSettings:
+    """The settings as `kwaai config check` reads them."""
+    document = {"libp2p": {"network_key_file": str(path)}}
+    return Config(folder / "kwaai.toml", folder, document).table("libp2p", Libp2pSettings)
+
+
 @pytest.mark.parametrize("text", ["", "11" * 31, "not hexadecimal", "11" * 33])
 def test_a_file_without_a_key_is_an_error_that_does_not_tell_it(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="network_key_file") as caught:
-        read_key(str(path))
+    with pytest.raises(ConfigError, match=r"\[libp2p\] network_key_file") as caught:
+        configured(tmp_path, path)
     assert not text or text not in str(caught.value)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
-        read_key(str(tmp_path / "none"))
+        configured(tmp_path, tmp_path / "none")
+
+
+def test_the_key_is_the_last_word_of_the_file(tmp_path: Path) -> None:
+    settings = configured(tmp_path, Path(key_file(tmp_path, KEY)))
+    assert settings.network_key() == bytes.fromhex(KEY)
+    assert Libp2pSettings().network_key() is None

@@ -131,7 +131,9 @@ def _text(peer: Mapping[str, Any]) -> str:
     facts += [f"  group    {group['name']} of {group['founder']}" for group in peer["groups"]]
     if peer["address"]:
         way = f"{'in' if peer['inbound'] else 'out'}bound{', relayed' * peer['relayed']}"
-        facts += [f"  address  {peer['address']}", f"  link     {way}, {_rtt(peer['rtt'])}"]
+        # where one came from is an address, but hardly one under which it can be dialled
+        name = "from   " if peer["inbound"] else "address"
+        facts += [f"  {name}  {peer['address']}", f"  link     {way}, {_rtt(peer['rtt'])}"]
         if why := peer.get("why_relayed"):
             facts.append(f"  relayed  {why}")
     # what peers call themselves must not steer a terminal

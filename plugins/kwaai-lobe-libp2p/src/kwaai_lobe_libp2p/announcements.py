@@ -127,7 +127,7 @@ class Announcements:
                     pause = first
                     await trio.sleep(min(own.seconds / 2, AGAIN) * random.uniform(0.7, 1.0))
                 else:
-                    _log.info("nobody holds %s yet; trying again", own.name)
+                    _log.debug("nobody holds %s yet; trying again", own.name)
                     with trio.move_on_after(pause * random.uniform(0.5, 1.5)):
                         await newcomer.wait()
                     pause = min(2 * pause, longest)

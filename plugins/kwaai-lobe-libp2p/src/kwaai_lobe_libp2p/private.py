@@ -8,36 +8,16 @@ from __future__ import annotations
 
 import secrets
 import struct
-from pathlib import Path
 
 import trio
 from Crypto.Cipher import Salsa20
 
-from kwaai_core import ConfigError
-
 _NONCE = 24
-_MADE = "one is made by: openssl rand -hex 32"
 _SIGMA = struct.unpack("<4I", b"expand 32-byte k")
 _ROUNDS = (  # the quarter rounds of a column round, then those of a row round
     (0, 4, 8, 12), (5, 9, 13, 1), (10, 14, 2, 6), (15, 3, 7, 11),
     (0, 1, 2, 3), (5, 6, 7, 4), (10, 11, 8, 9), (15, 12, 13, 14),
 )  # fmt: skip
-
-
-def read_key(path: str) -> bytes:
-    """The key in a file: its last word, as in the ``swarm.key`` of other implementations.
-
-    Errors: :class:`ConfigError`, which does not tell what the file holds.
-    """
-    try:
-        lines = Path(path).expanduser().read_text().split()
-        key = bytes.fromhex(lines[-1])
-    except (OSError, ValueError, IndexError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"it holds no key; {_MADE}"
-        raise ConfigError(f"network_key_file = {path!r} cannot be read: {reason}") from None
-    if len(key) != 32:
-        raise ConfigError(f"network_key_file = {path!r} must hold 64 hexadecimal digits; {_MADE}")
-    return key
 
 
 def hsalsa20(key: bytes, nonce: bytes) -> bytes:

@@ -1,6 +1,9 @@
 """The table ``[libp2p]`` of ``kwaai.toml``."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+_MADE = "one is made by: openssl rand -hex 32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,26 @@ class Libp2pSettings:
         for key, low in _LEAST.items():
             if getattr(self, key) < low:
                 raise ValueError(f"{key} = {getattr(self, key)}: must be at least {low}")
+        self.network_key()
+
+    def network_key(self) -> bytes | None:
+        """The key in ``network_key_file``: the last word in it; None where there is no such file.
+
+        Errors: :class:`ValueError`, which does not tell what the file holds.
+        """
+        path = self.network_key_file
+        if not path:
+            return None
+        try:
+            key = bytes.fromhex(Path(path).expanduser().read_text().split()[-1])
+        except (OSError, ValueError, IndexError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"it holds no key; {_MADE}"
+            raise ValueError(f"network_key_file = {path!r} cannot be read: {reason}") from None
+        if len(key) != 32:
+            raise ValueError(
+                f"network_key_file = {path!r} must hold 64 hexadecimal digits; {_MADE}"
+            )
+        return key
 
 
 _LEAST = {

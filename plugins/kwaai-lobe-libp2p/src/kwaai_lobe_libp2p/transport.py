@@ -37,7 +37,6 @@ from kwaai_lobe_libp2p.directory import Directory, open_directory
 from kwaai_lobe_libp2p.discovery import Memory, open_discovery
 from kwaai_lobe_libp2p.hole_punching import DCUTR, HolePuncher
 from kwaai_lobe_libp2p.network import Network
-from kwaai_lobe_libp2p.private import read_key
 from kwaai_lobe_libp2p.relay import Circuits, open_relaying
 from kwaai_lobe_libp2p.sequence import Sequence as Numbers
 from kwaai_lobe_libp2p.settings import Libp2pSettings
@@ -273,15 +272,15 @@ def _check(settings: Libp2pSettings) -> None:
 async def open_transport(host: Host) -> AsyncIterator[Libp2pTransport]:
     """Listen, and be reachable and reach others while the context is open.
 
-    Errors: :class:`ConfigError` where it cannot listen, or the network's key cannot be read.
+    Errors: :class:`ConfigError` where it cannot listen; :class:`ValueError` where the network's key
+    cannot be read any more.
     """
     settings = host.settings(Libp2pSettings)
     identity = host.identity
     if identity is None:
         raise KwaaiError("libp2p needs the role identity: pip install kwaai-lobe-identity")
-    network_key = read_key(settings.network_key_file) if settings.network_key_file else None
     keys = create_new_key_pair(identity.handshake_key())
-    handshake = Handshake(keys, identity, network_key)
+    handshake = Handshake(keys, identity, settings.network_key())
     _check(settings)
     listeners = await listening.listen(settings.listen, listening.Ports(host.state / "ports.json"))
     try:
