@@ -22,6 +22,9 @@ FREE_SECONDS, ORPHAN_SECONDS = 1.5, 8.0
 """Within so many seconds a host has forgotten a session: one that was told that it has ended, and
 one whose link was lost, which waits a while for its owner."""
 
+TOLD_SECONDS = 0.25
+"""A worker tells its node ten times a second how many sessions it has."""
+
 LOOK_SECONDS = 10.0
 """For how long a path is looked for, before an answer ends with an error."""
 
@@ -153,13 +156,15 @@ class Campaign:
     async def _heal(self, cell: Cell, strike: Strike, spares: Sequence[Node]) -> None:
         swarm = self._swarm
         async with trio.open_nursery() as nursery:
-            for host in strike.struck if cell.fault in ("kill node", "kill worker") else ():
-                nursery.start_soon(
-                    swarm.restart if cell.fault == "kill node" else swarm.renewed, host
-                )
+            for host in strike.struck:
+                if cell.fault == "kill node":
+                    nursery.start_soon(swarm.restart, host)
+                elif cell.fault == "kill worker":
+                    nursery.start_soon(swarm.renewed, host)
         await swarm.settled([*strike.struck, *spares])
 
     async def _look_for_leaks(self, outcome: Outcome, hurt: Sequence[Node]) -> None:
+        await trio.sleep(TOLD_SECONDS)
         now = time.monotonic()
         for host in self._swarm.hosts:
             until, owed = self._owing.get(host, (0.0, outcome))
@@ -184,6 +189,8 @@ class Campaign:
             return False
         if sessions:
             outcome.problems.append(f"{host.name} still holds {sessions} sessions")
+        if sessions is None and time.monotonic() > until + ORPHAN_SECONDS:
+            raise Broken(f"{host.name} holds its blocks no more: {host.log[-500:]}")
         if sessions is not None:
             del self._owing[host]
         return sessions is not None

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -165,7 +166,7 @@ class Swarm:
     async def settled(self, hosts: Iterable[Node]) -> None:
         """Wait until these hold their blocks again, and are known for it."""
         for host in hosts:
-            await host.until("it held its blocks", lambda host=host: self._holds(host))
+            await host.until("it held its blocks", partial(self._holds, host))
             await host.look()
         deadline = time.monotonic() + _KNOWN_SECONDS
         wanted = {host.peer for host in hosts}

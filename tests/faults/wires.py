@@ -94,7 +94,7 @@ class Wire:
             reader = FrameReader(width, _MOST_ROWS)
             with suppress(*_ENDS):
                 while data := await source.receive_some(_PIECE):
-                    for frame in reader.feed(data):
+                    for frame in reader.feed(bytes(data)):
                         if watcher.before(self, way, frame):
                             await sink.send_all(await self._through(way, frame))
                             watcher.after(self, way, frame)
@@ -175,8 +175,10 @@ class Wires:
             data, descriptors, _, _ = socket.recv_fds(came, _MOST_BYTES, 2)
         told = json.loads(data)
         outer, inner = (socket.socket(fileno=descriptor) for descriptor in descriptors)
-        parts = (told[name].encode() for name in ("certificate", "key", "trusted"))
-        context = context_of(DataChannel(outer, *parts, told["server"]))
+        certificate, key, trusted = (
+            told[name].encode() for name in ("certificate", "key", "trusted")
+        )
+        context = context_of(DataChannel(outer, certificate, key, trusted, told["server"]))
         outer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         owner = trio.SSLStream(
             trio.SocketStream(trio.socket.from_stdlib_socket(outer)),
