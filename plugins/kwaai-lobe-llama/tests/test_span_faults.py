@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from kwaai_core import Span
 from kwaai_core.span.chain import Settings
-from kwaai_core.span.frames import Flags, Frame, FrameReader, Kind, encode
-from kwaai_core.span.hop import Place
+from kwaai_core.span.frames import Flags, Frame, FrameReader, Kind, Opening, encode
+from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.journal import Budget
+from kwaai_core.span.secure import secure
 from kwaai_core.testing.models import TINY_QWEN2
+from kwaai_core.testing.network.channels import _pair
+from kwaai_lobe_llama import frames
 from kwaai_lobe_llama.frames import Finish
+from kwaai_lobe_llama.process import Request
+from kwaai_lobe_llama.span_plan import SpanPlan
+from kwaai_lobe_llama.span_process import SpanWorker
 from kwaai_lobe_llama.worker.embedding import Embedding
 from kwaai_lobe_llama.worker.heading import Heading
 from kwaai_lobe_llama.worker.links import Link
@@ -28,7 +36,7 @@ from kwaai_lobe_llama.worker.text import TextAssembler
 from kwaai_lobe_llama.worker.units import Piece
 
 from .chains import chain, plan_for
-from .test_spans import GREEDY, LOCAL, Routes, gates, swarm
+from .test_spans import GREEDY, LOCAL, Peer, Routes, clear, gates, swarm
 
 __all__ = ["gates"]
 
@@ -176,3 +184,59 @@ def test_a_call_that_fails_leaves_nothing_to_the_sessions_between(
             unit.lone_rows([lone(0), lone(2)])
         (output,) = unit.lone_rows([lone(1)])
         assert bytes(output) == expected
+
+
+async def test_a_node_waits_for_the_sessions_that_have_just_been_opened(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [WHOLE]) as nodes, trio.open_nursery() as nursery:
+        await trio.sleep(0.3)  # it has told of its room
+        ours, theirs = socket.socketpair()
+        nursery.start_soon(nodes.hosts[0].serve, "peer", clear(theirs, server=True))
+        peer = Peer(ours)
+        async with peer._stream:
+            await peer.send(Frame(Kind.OPEN, 7, 1, payload=Opening(WHOLE, 100).encode()))
+            assert (await peer.hear()).kind is Kind.OPENED
+            with trio.move_on_after(0.5) as waiting:
+                await nodes.hosts[0].drain()
+            assert waiting.cancelled_caught
+            await peer.send(Frame(Kind.CLOSE, 7, 1))
+            await nodes.hosts[0].drain()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_link_that_is_let_go_of_during_its_handshake_is_not_served(
+    qwen2: Path, gates: Path
+) -> None:
+    async with swarm(qwen2, gates, [WHOLE]) as nodes:
+        ours, theirs = _pair(first_is_client=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(nodes.hosts[0].serve, "peer", theirs)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        secured = await trio.to_thread.run_sync(lambda: secure(ours, seconds=5))
+        with secured:
+            said = b""
+            with suppress(OSError):
+                said = await trio.to_thread.run_sync(secured.recv, 1)
+        assert said == b""
+
+
+async def test_a_question_of_an_answer_whose_caller_has_left_is_asked_of_nobody(
+    qwen2: Path,
+) -> None:
+    async def routing(
+        tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
+    ) -> Sequence[Place]:
+        asked.append(tokens)
+        return []
+
+    asked: list[int] = []
+    worker = SpanWorker("m", SpanPlan(plan_for(qwen2), WIDTH, 1, 1 << 20), spin=1)
+    request = worker._requests[1] = Request(routing=routing)
+    async with trio.open_nursery() as nursery:
+        worker._nursery = nursery
+        worker._take(frames.Kind.ASK, 1, b'{"tokens": 9, "route": [], "trouble": []}')
+        del worker._requests[1]
+        request.scope.cancel()
+    assert asked == []

@@ -258,7 +258,8 @@ class LlamaSpanHost:
     async def drain(self) -> None:
         worker = await self._shop.serving()
         worker.drain()
-        while worker.serving and worker.load.sessions:  # noqa: ASYNC110  # a poll of a number
+        # until it has said that it takes no more, what it said of its sessions is old
+        while worker.serving and (worker.load.free or worker.load.sessions):  # noqa: ASYNC110
             await trio.sleep(0.1)
 
 

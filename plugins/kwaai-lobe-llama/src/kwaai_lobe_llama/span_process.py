@@ -61,6 +61,7 @@ class SpanWorker(Worker):
 
     async def _run(self) -> None:
         self._hand, self._other_hand = socket.socketpair()
+        self._hand.setblocking(False)  # a process that stands still must not hold up the node
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -122,8 +123,11 @@ class SpanWorker(Worker):
             if self.ended.is_set():
                 raise self.error or self._lost("was stopped")
             number = next(self._link_numbers)
+            try:
+                socket.send_fds(self._hand, [b"l"], [channel.socket.fileno()])
+            except OSError as error:  # it takes none, or too many are on their way
+                raise PeerLost(f"no link to {peer}: its socket is not taken ({error})") from None
             link = self._links[number] = _Link()
-            socket.send_fds(self._hand, [b"l"], [channel.socket.fileno()])
         plan = LinkPlan(
             peer,
             hosting,
@@ -165,7 +169,9 @@ class SpanWorker(Worker):
             link.gone.set()
             link.linked.set()
         elif kind is Kind.ASK and number in self._requests:
-            self._nursery.start_soon(self._answer_ask, number, payload)
+            request = self._requests[number]
+            request.scope = trio.CancelScope()  # there is at most one question at a time
+            self._nursery.start_soon(self._answer_ask, number, request, payload)
         elif kind is Kind.TIMINGS and number in self._requests:
             self._requests[number].report = _report(payload, exact=self.plan.exact)
         elif kind is Kind.LOAD:
@@ -180,10 +186,9 @@ class SpanWorker(Worker):
         else:
             super()._take(kind, number, payload)
 
-    async def _answer_ask(self, number: int, question: bytes) -> None:
-        request = self._requests[number]
-        request.scope = trio.CancelScope()  # there is at most one question at a time
-        with request.scope:
+    async def _answer_ask(self, number: int, request: Request, question: bytes) -> None:
+        with request.scope:  # cancelled already where its caller has left meanwhile
+            await trio.lowlevel.checkpoint()
             if request.routing is None:
                 return
             try:

@@ -69,6 +69,11 @@ class Link:
         """Whether something waits for the socket to become writable."""
         return bool(self._unsent)
 
+    @property
+    def broken(self) -> str:
+        """Why it is of no use any more, where that is known."""
+        return self._broken
+
     def send(self, frame: Frame) -> None:
         """Send a frame, or keep it until the socket takes it. What fails is told by the next
         :meth:`receive`."""

@@ -18,9 +18,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from kwaai_core import DataChannel, FrameError, PeerLost, Span
+from kwaai_core import DataChannel, FrameError, ModelFileError, PeerLost, Span
 from kwaai_core.span.chain import Settings
 from kwaai_core.span.frames import Frame, FrameReader
 from kwaai_core.span.frames import Kind as Spoken
@@ -61,6 +62,8 @@ class SpanServer(Server):
         self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
+        self._ringer.setblocking(False)
+        self._linking: set[int] = set()  # that the node still wants, in handshakes
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ)
         self._own: deque[Frame] = deque()
@@ -90,7 +93,7 @@ class SpanServer(Server):
         """Load what HOLD or HEAD asked for, which answers with the rows that a call may have."""
         try:
             rows = load()
-        except (EngineError, NotExact) as error:
+        except (EngineError, NotExact, ModelFileError) as error:
             self._outbox.send(Kind.UNFIT, number, str(error).encode("utf-8", "replace"))
             return
         release_zero_pages()
@@ -203,6 +206,8 @@ class SpanServer(Server):
         for link in [link for link in self._links.values() if not link.hosting]:
             if link.silence.lost(now):
                 self._lose(link, "it has fallen silent")
+        for link in [link for link in self._links.values() if link.broken]:
+            self._lose(link, link.broken)  # it may never say anything more
         self._hosting.host.tick(now)
         if self._heading is not None:
             self._heading.tick()
@@ -229,6 +234,10 @@ class SpanServer(Server):
     # -- links
 
     def _add(self, number: int, plan: LinkPlan, connection: socket.socket) -> None:
+        if number not in self._linking:  # the node has let go of it during the handshake
+            connection.close()
+            return
+        self._linking.discard(number)
         reader = FrameReader(self._plan.width, self._plan.plan.chunk)
         link = Link(
             number, plan.peer, connection, reader, hosting=plan.hosting, now=time.monotonic()
@@ -269,6 +278,7 @@ class SpanServer(Server):
         try:
             secured = secure(channel, seconds=HANDSHAKE_SECONDS)
         except PeerLost as error:
+            self._linking.discard(number)
             self._outbox.send(Kind.LOST, number, error.message.encode())
             return
         self._run_soon(lambda: self._add(number, plan, secured))
@@ -288,17 +298,23 @@ class SpanServer(Server):
 
     def _run_soon(self, errand: Callable[[], None]) -> None:
         self._errands.put(errand)
-        self._ringer.send(b"!")
+        with suppress(BlockingIOError):  # it has been rung often enough
+            self._ringer.send(b"!")
 
     def _control(self, kind: Kind, number: int, payload: bytes) -> None:
         if kind is Kind.LINK:
             _, descriptors, _, _ = socket.recv_fds(self._sockets, 1, 1)
+            if not descriptors:
+                self._outbox.send(Kind.LOST, number, b"this process has too many open files")
+                return
             connection = socket.socket(fileno=descriptors[0])
+            self._linking.add(number)
             plan = LinkPlan.from_json(payload)
             threading.Thread(
                 target=self._handshake, args=(number, plan, connection), daemon=True
             ).start()
         elif kind is Kind.UNLINK:
+            self._linking.discard(number)
             self._run_soon(lambda: self._unlink(number))
         elif kind is Kind.ROUTE:
             places = [Place(link, Span(lo, hi)) for link, lo, hi in json.loads(payload)]
