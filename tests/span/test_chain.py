@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kwaai_core.span.chain import ANSWER_SECONDS, Chain, Settings
+from kwaai_core.span.chain import ANSWER_SECONDS, STAND_SECONDS, Chain, Settings
 from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind
 from kwaai_core.span.hop import Blame, Place
 from kwaai_core.span.journal import Budget
@@ -598,6 +598,20 @@ def test_a_host_that_computes_has_time() -> None:
             beat(rig, link, *((5, 1.0 + quarter) if link == "B" else (quarter, 0.0)))
         ticking(rig, 0.25)
     assert not rig.chain.trouble
+
+
+def test_heartbeats_alone_hold_up_no_answer_for_ever() -> None:
+    rig = answering("abcB")
+    rig.run(2)
+    rig.route("aBc")
+    rig.to_owner.clear()
+    since, calls = rig.now, 0
+    while not rig.chain.trouble and rig.now < since + 2 * STAND_SECONDS:
+        for link in "aBc":
+            beat(rig, link, calls := calls + 1, 0.1)
+        ticking(rig, 0.25)
+    assert rig.now == pytest.approx(since + STAND_SECONDS, abs=0.5)
+    assert "stood at the epoch" in rig.chain.trouble[0].reason
 
 
 def test_a_host_that_idles_while_it_owes_an_answer_is_lost() -> None:

@@ -32,6 +32,10 @@ from kwaai_core.span.watch import PAUSE_SECONDS, Pace
 ANSWER_SECONDS = 5.0
 """How long a host may owe an answer while it is not seen to compute anything."""
 
+STAND_SECONDS = 60.0
+"""How long a host may take to stand at an epoch, however much it computes: the answer stands still
+meanwhile, and nobody may hold it up with heartbeats alone."""
+
 _REPLAYS = 2
 
 
@@ -319,6 +323,9 @@ class Chain:
         for hop in self.hops:
             if hop.owes(min(since, PAUSE_SECONDS)) > ANSWER_SECONDS:
                 self._fall_out(hop, Blame.LOST, f"it has not answered for {ANSWER_SECONDS:.0f} s")
+            elif hop.awaited and hop.waited > STAND_SECONDS:
+                reason = f"it has not stood at the epoch for {STAND_SECONDS:.0f} s"
+                self._fall_out(hop, Blame.LOST, reason)
 
     def slow(self, now: float) -> list[Place]:
         """Places where a step takes longer than those before let expect. No fault. After a pause

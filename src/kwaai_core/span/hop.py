@@ -74,7 +74,8 @@ class Hop:
     ``furthest`` is the most that were ever sent: what is below it and sent again is a replay.
 
     ``session`` is its name at the host: each hop has its own, so that one host may have two. It is
-    ``fresh`` until the host has one. ``awaited``: an OPEN or FENCE is unanswered.
+    ``fresh`` until the host has one. ``awaited``: an OPEN or FENCE is unanswered, for ``waited``
+    seconds, whatever its host says it does.
     ``refused`` counts the replays that it asked for since it last completed a step. ``owed`` is for
     how many seconds it has owed an answer, and its host was not seen to compute; ``calls`` are
     those that its host says it has finished, -1 where it does not tell.
@@ -90,6 +91,7 @@ class Hop:
     done: int = 0
     flying: deque[Flight] = field(default_factory=deque)
     awaited: bool = False
+    waited: float = 0.0
     refused: int = 0
     owed: float = 0.0
     calls: int = -1
@@ -143,7 +145,7 @@ class Hop:
 
     def fence(self) -> None:
         """An OPEN or FENCE is being sent; what it was sent before is not answered any more."""
-        self.awaited, self.owed = True, 0.0
+        self.awaited, self.owed, self.waited = True, 0.0, 0.0
         self.flying.clear()
 
     def beat(self, frame: Frame) -> None:
@@ -155,6 +157,8 @@ class Hop:
     def owes(self, seconds: float) -> float:
         """So much time has gone by: for how long it has owed an answer. That of a step counts only
         where its host tells what it does."""
+        if self.awaited:
+            self.waited += seconds
         if self.awaited or (self.flying and self.calls >= 0):
             self.owed += seconds
         return self.owed
