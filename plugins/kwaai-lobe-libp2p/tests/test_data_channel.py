@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kwaai_core import DataChannel, DeadlinePassed, KwaaiError, NotVerified, PeerLost
+from kwaai_core.span.secure import context_of
 from kwaai_lobe_libp2p import data_channel
 from kwaai_lobe_libp2p.data_channel import DataChannels, open_data_channels
 
@@ -81,19 +81,6 @@ async def met(
         for channel in got.values():
             if channel is not None:
                 channel.socket.close()
-
-
-def context_of(channel: DataChannel) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if channel.server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=channel.trusted.decode())
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(channel.certificate + channel.key)
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context
 
 
 def secured(

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import ssl
 import sys
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -14,9 +12,10 @@ import trio
 
 from hostile.channel import WELCOME
 from hostile.reporting import DATA, ECHO, TOPIC, reporting
-from kwaai_core import DataChannel, KwaaiError, Stream, StreamEnded, Transport
+from kwaai_core import DataChannel, KwaaiError, PeerLost, Stream, StreamEnded, Transport
 from kwaai_core.node import Node
 from kwaai_core.peering import StreamHandler
+from kwaai_core.span.secure import secure
 from kwaai_core.testing.nodes import load_lobe, open_test_node
 
 SETTINGS: Mapping[str, Any] = {"libp2p": {"listen": ["/ip4/127.0.0.1/tcp/0"], "relay": True}}
@@ -38,23 +37,13 @@ def channel(node: Node) -> StreamHandler:
         if node.transport is None or (found := await node.transport.data_channel(stream)) is None:
             return
         with found.socket:
-            found.socket.settimeout(5)
             await trio.to_thread.run_sync(_shake, found, abandon_on_cancel=True)
 
     return opening
 
 
 def _shake(found: DataChannel) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=found.trusted.decode())
-    with tempfile.NamedTemporaryFile() as file:  # ssl reads keys from files alone
-        file.write(found.certificate + found.key)
-        file.flush()
-        context.load_cert_chain(file.name)
-    wrapped = partial(context.wrap_socket, found.socket, server_side=True)
-    with contextlib.suppress(OSError), wrapped() as tls:
+    with contextlib.suppress(OSError, PeerLost), secure(found, seconds=5) as tls:
         tls.sendall(WELCOME)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ssl
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import trio
 
 from kwaai_core.peering import DataChannel, Stream
+from kwaai_core.span.secure import context_of
 from kwaai_core.testing.conformance.rules import require
 from kwaai_core.testing.conformance.swarm import Node, Swarm, joined
 
@@ -69,14 +68,5 @@ async def _talk(client: DataChannel, server: DataChannel) -> None:
 
 
 def _secured(channel: DataChannel) -> trio.SSLStream[trio.SocketStream]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if channel.server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=channel.trusted.decode("ascii"))
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(channel.certificate + channel.key)
-        file.flush()
-        context.load_cert_chain(file.name)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(channel.socket))
-    return trio.SSLStream(stream, context, server_side=channel.server)
+    return trio.SSLStream(stream, context_of(channel), server_side=channel.server)
