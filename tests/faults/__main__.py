@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ def main() -> None:
     if options.list:
         _list(chosen)
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the nodes end with it
     with tempfile.TemporaryDirectory(prefix="kwaai-faults-") as folder:
         outcomes = trio.run(run, chosen, options.seed, Path(folder), _tell)
     if options.json:

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -67,12 +67,17 @@ class Swarm:
             for third in range(THIRDS)
             for spare in range(_SPARES)
         ]
-        for node in (whole, self.asked, *self._hosts):
-            stack.push_async_callback(node.end)
-            if node is not whole:  # what the model is, is found out once
-                shutil.copytree(whole.home.folder / "state", node.home.folder / "state")
+        stack.push_async_callback(self._end, [whole, self.asked, *self._hosts])
+        for node in (self.asked, *self._hosts):  # what the model is, is found out once
+            shutil.copytree(whole.home.folder / "state", node.home.folder / "state")
         await self._learn_texts(whole)
         await self._join()
+
+    async def _end(self, nodes: Sequence[Node]) -> None:
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for node in nodes:
+                    nursery.start_soon(node.end)
 
     def _prepare_wire(self) -> None:
         """A distribution with the lobe that hands data channels over."""
