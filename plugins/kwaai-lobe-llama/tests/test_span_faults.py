@@ -13,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from kwaai_core import Span
+from kwaai_core.gguf import read_gguf
 from kwaai_core.span.chain import Settings
 from kwaai_core.span.frames import Flags, Frame, FrameReader, Kind, Opening, encode
 from kwaai_core.span.hop import Place, Trouble
@@ -23,7 +24,8 @@ from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama import frames
 from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.process import Request
-from kwaai_lobe_llama.span_plan import SpanPlan
+from kwaai_lobe_llama.slicing import slice_span
+from kwaai_lobe_llama.span_plan import SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
 from kwaai_lobe_llama.worker.embedding import Embedding
 from kwaai_lobe_llama.worker.heading import Heading
@@ -31,11 +33,12 @@ from kwaai_lobe_llama.worker.links import Link
 from kwaai_lobe_llama.worker.loaded import EngineError
 from kwaai_lobe_llama.worker.sampler import Sampler
 from kwaai_lobe_llama.worker.span_engine import SpanEngine
+from kwaai_lobe_llama.worker.span_gate import load_units
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.text import TextAssembler
 from kwaai_lobe_llama.worker.units import Piece
 
-from .chains import chain, plan_for
+from .chains import DIGEST, chain, plan_for
 from .test_spans import GREEDY, LOCAL, Peer, Routes, clear, gates, swarm
 
 __all__ = ["gates"]
@@ -240,3 +243,22 @@ async def test_a_question_of_an_answer_whose_caller_has_left_is_asked_of_nobody(
         del worker._requests[1]
         request.scope.cancel()
     assert asked == []
+
+
+def test_units_that_were_loaded_before_one_that_cannot_be_are_freed(
+    qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(qwen2, exact=False)
+    first = slice_span(read_gguf(qwen2), DIGEST, Span(0, 1), tmp_path)
+    missing = UnitFile(Span(1, BLOCKS), str(tmp_path / "missing.gguf"))
+    closed: list[SpanEngine] = []
+    close = SpanEngine.close
+
+    def closing(engine: SpanEngine) -> None:
+        closed.append(engine)
+        close(engine)
+
+    monkeypatch.setattr(SpanEngine, "close", closing)
+    with pytest.raises(EngineError, match=r"missing\.gguf"):
+        load_units(plan, [UnitFile(Span(0, 1), str(first)), missing], lambda _: None)
+    assert len(closed) == 1

@@ -12,6 +12,7 @@ import hashlib
 import random
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 from kwaai_lobe_llama.plan import Plan
@@ -35,13 +36,17 @@ def load_units(plan: Plan, files: Sequence[UnitFile], report: Report) -> tuple[l
     Errors: :class:`EngineError`; :class:`NotExact` where an exact plan cannot be kept.
     """
     units, rows = [], plan.max_rows
-    for file in files:
-        report(f"loading blocks {file.span.lo} to {file.span.hi - 1}")
-        unit = Unit(file.span, SpanEngine(replace(plan, path=file.path)))
-        if plan.exact:
-            rows = min(rows, _limit(plan, file.path, f"units {file.span}", _rows_of(unit), report))
-        _measure(unit)
-        units.append(unit)
+    with ExitStack() as loaded:  # what is loaded before one that cannot be is freed
+        for file in files:
+            report(f"loading blocks {file.span.lo} to {file.span.hi - 1}")
+            unit = Unit(file.span, SpanEngine(replace(plan, path=file.path)))
+            loaded.callback(unit.engine.close)
+            if plan.exact:
+                limit = _limit(plan, file.path, f"units {file.span}", _rows_of(unit), report)
+                rows = min(rows, limit)
+            _measure(unit)
+            units.append(unit)
+        loaded.pop_all()
     return units, rows
 
 
@@ -62,7 +67,10 @@ def load_head(plan: Plan, path: str, report: Report) -> tuple[HeadEngine, int]:
     head = HeadEngine(replace(plan, path=path))
     rows = plan.max_rows
     if plan.exact:
-        rows = _limit(plan, path, "head", lambda most: _head_differences(head, most), report)
+        with ExitStack() as loaded:
+            loaded.callback(head.close)
+            rows = _limit(plan, path, "head", lambda most: _head_differences(head, most), report)
+            loaded.pop_all()
         head.plan = replace(head.plan, max_rows=rows)
     return head, rows
 
