@@ -25,6 +25,20 @@ def opening(lo: int, hi: int, tokens: int = 9, sender: str = "", target: str = "
     return Frame(Kind.OPEN, 2, 1, payload=payload)
 
 
+def test_room_that_is_reserved_is_for_its_peer(rig: HostRig) -> None:
+    free = rig.host.free
+    rig.host.reserve({"bob": free})
+    (refused,) = rig.give(opening(4, 8))
+    assert code([refused]) is FaultCode.CAPACITY
+    (opened,) = rig.give(opening(4, 8), "bob")
+    assert opened.kind is Kind.OPENED
+    rig.host.reserve({"bob": free - 2})
+    (opened,) = rig.give(opening(4, 8)._replace(session=3))
+    assert opened.kind is Kind.OPENED
+    rig.host.reserve({})
+    assert rig.host.free == free - 2
+
+
 # -- steps
 
 

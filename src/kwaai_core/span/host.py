@@ -16,7 +16,7 @@ then. Frames may be received while a call is under way. Times are seconds of one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,6 +73,7 @@ class Host:
         self._peers: dict[Hashable, str] = {}
         self._sessions: dict[int, Session] = {}
         self._free = list(range(limits.streams))
+        self._reserved: Mapping[str, int] = {}
         self.draining = False
 
     def hold(self, units: Sequence[Span]) -> None:
@@ -90,6 +91,10 @@ class Host:
     def free(self) -> int:
         """How many more sessions there is room for."""
         return len(self._free)
+
+    def reserve(self, sessions: Mapping[str, int]) -> None:
+        """Keep room for so many more sessions of each of these peers, and of no others."""
+        self._reserved = dict(sessions)
 
     def attach(self, link: Hashable, peer: str) -> None:
         """A link to a peer, whom the transport has authenticated, is there."""
@@ -200,7 +205,8 @@ class Host:
 
     def _full(self, peer: str) -> bool:
         own = sum(session.owner == peer for session in self._sessions.values())
-        return self.draining or not self._free or own >= self._limits.per_peer
+        kept = sum(room for other, room in self._reserved.items() if other != peer)
+        return self.draining or len(self._free) <= kept or own >= self._limits.per_peer
 
     def _drop(self, session: Session) -> None:
         session.pending.clear()

@@ -8,7 +8,7 @@ all that they share, besides the protocol between workers, which is the rest of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -77,6 +77,14 @@ class SpanHost(Protocol):
         clear: another process of this node carries it.
 
         Errors: :class:`PeerLost` where the handshake fails, or the peer breaks the protocol.
+        """
+        ...
+
+    def reserve(self, sessions: Mapping[str, int]) -> None:
+        """Keep room for so many more sessions of each of these peers, and of no others.
+
+        What is kept is still ``free`` in :meth:`load`. A worker that dies forgets it: whoever
+        reserves says it again and again.
         """
         ...
 

@@ -30,6 +30,7 @@ class Kind(IntEnum):
     DRAIN = 6  # take no more sessions, and ask for those there are to be moved
     HOLD = 7  # JSON: slices to load as units
     HEAD = 8  # JSON: the head to load
+    RESERVE = 9  # JSON: for how many more sessions of which peers room is to be kept
     READY = 10  # JSON: what was loaded, and how
     LOADING = 11  # a line about progress
     FATAL = 12  # why the worker cannot serve

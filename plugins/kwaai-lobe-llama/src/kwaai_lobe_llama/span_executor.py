@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -254,6 +254,11 @@ class LlamaSpanHost:
         worker = await _worker_for(channel, self._shop)
         async with worker.link(peer, channel, hosting=True) as number:
             await worker.link_gone(number)
+
+    def reserve(self, sessions: Mapping[str, int]) -> None:
+        worker = self._shop.worker
+        if worker is not None and worker.serving:
+            worker.reserve(sessions)
 
     async def drain(self) -> None:
         worker = await self._shop.serving()

@@ -111,6 +111,10 @@ class SpanWorker(Worker):
         """Take no more sessions, and ask for those there are to be moved."""
         self._out.send_nowait((Kind.DRAIN, 0, b""))
 
+    def reserve(self, sessions: Mapping[str, int]) -> None:
+        """Keep room for so many more sessions of each of these peers, and of no others."""
+        self._out.send_nowait((Kind.RESERVE, 0, json.dumps(dict(sessions)).encode()))
+
     # -- links
 
     @asynccontextmanager

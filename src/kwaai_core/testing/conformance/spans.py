@@ -247,6 +247,27 @@ async def the_end_of_an_answer_frees_its_sessions(subject: SpanSubject) -> None:
             await trio.sleep(0.05)
 
 
+async def room_that_is_reserved_is_for_its_peer_only(subject: SpanSubject) -> None:
+    """Who has none of it is told that the host is full, until it is free again."""
+    expected = await _undivided(subject)
+    whole = Span(0, subject.card.blocks)
+    async with _rig(subject) as rig:
+        link = await rig.link(await rig.host(whole))
+        free = link.host.load().free
+        link.host.reserve({"owner": 1, "another": free - 1})
+        text = await rig.text([Place(link.number, whole)])
+        require(text == expected, f"in the room that was reserved came {text!r}, not {expected!r}")
+        link.host.reserve({"another": free})
+        refused = False
+        with suppress(UpstreamLost):
+            await rig.text([Place(link.number, whole)])
+            refused = True
+        told = {trouble.blame for trouble in rig.asked[-1]}
+        require(told == {Blame.FULL} and not refused, f"where all was reserved it was told {told}")
+        link.host.reserve({})
+        require(await rig.text([Place(link.number, whole)]) == expected, "the room is not free")
+
+
 SPAN_RULES: tuple[Callable[[SpanSubject], Awaitable[None]], ...] = (
     spans_give_the_text_of_the_undivided_run,
     a_lost_link_is_asked_about_and_changes_no_text,
@@ -254,4 +275,5 @@ SPAN_RULES: tuple[Callable[[SpanSubject], Awaitable[None]], ...] = (
     a_host_that_drains_is_left_first,
     foreign_bytes_end_their_own_link_only,
     the_end_of_an_answer_frees_its_sessions,
+    room_that_is_reserved_is_for_its_peer_only,
 )

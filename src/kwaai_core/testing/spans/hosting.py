@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING
@@ -141,6 +141,10 @@ class FakeSpanHost:
         self._calls, self._since = self._calls + 1, 0.0
         now = trio.current_time()
         host.finish(session, cache.run(session), waited=began - step.arrived, computed=now - began)
+
+    def reserve(self, sessions: Mapping[str, int]) -> None:
+        """See :meth:`kwaai_core.span.roles.SpanHost.reserve`."""
+        self.host.reserve(sessions)
 
     async def drain(self) -> None:
         """See :meth:`kwaai_core.span.roles.SpanHost.drain`."""
