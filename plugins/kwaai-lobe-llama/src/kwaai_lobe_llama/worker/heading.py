@@ -76,10 +76,9 @@ class Heading:
         self._answers: dict[int, Answer] = {}
         self._hops: dict[tuple[int, int], Answer] = {}
 
-    @property
-    def busy(self) -> bool:
-        """Whether there is any answer in the making."""
-        return bool(self._answers)
+    def ready(self) -> bool:
+        """Whether hidden states have come through, of which :meth:`step` makes tokens."""
+        return any(answer.chain.outputs for answer in self._answers.values())
 
     def hops(self, number: int) -> Sequence[Hop]:
         """The hops of an answer, with what they took so far."""

@@ -43,6 +43,7 @@ from kwaai_lobe_llama.worker.residency import release_zero_pages
 from kwaai_lobe_llama.worker.server import Server
 from kwaai_lobe_llama.worker.span_gate import load_head, load_units
 from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.turns import Turns, lock_of
 from kwaai_lobe_llama.worker.waiting import Waiting, others
 
 HANDSHAKE_SECONDS = 10.0
@@ -70,15 +71,18 @@ class SpanServer(Server):
         self._ticked = 0.0
         self._last_load = b""
         self._idle = False
-        self._told, self._told_room = 0.0, (False, 0, 0)
+        self._told, self._told_room = 0.0, (False, 0, 0, 0)
         cores = os.sched_getaffinity(0)
         self._waiting = Waiting(others(cores), len(cores))
+        self._turns = Turns(None)
         self._heading: Heading | None = None
 
     def run(self, plan: SpanPlan) -> None:
         """Say READY, with nothing loaded yet, and serve for ever."""
         self._plan = plan
         self._budget = Budget(plan.journal)
+        if not plan.plan.gpu_layers:
+            self._turns = Turns(lock_of(os.sched_getaffinity(0), plan.plan.threads))
         self._hosting = Hosting(plan.plan, self._send, per_peer=plan.per_peer)
         self._hosting.host.attach(LOCAL, "")
         self._start(self._take_frames)
@@ -123,16 +127,32 @@ class SpanServer(Server):
 
     def _round(self) -> None:
         self._read()
-        worked = self._hosting.step()
-        while self._own and self._heading is not None:
-            self._heading.receive(LOCAL, self._own.popleft())
-        if self._heading is not None and self._heading.step():
-            worked = True
-            self.flush()
-        self._idle = not (worked or self._own or self._hosting.host.ready())
+        worked = self._ready()
         if worked:
+            self._compute()
             self._waiting.worked()
+            self.flush()
+        self._idle = not worked
         self._tick()
+
+    def _ready(self) -> bool:
+        head = self._heading is not None and self._heading.ready()
+        return bool(head or self._own or self._hosting.host.ready())
+
+    def _compute(self) -> None:
+        """Compute what can be, and send it on while nobody else computes: whoever gets more than
+        one session's step out of that can do them in one call."""
+        self._hosting.since = time.monotonic()  # who waits for a turn is not idle
+        with self._turns:
+            if self._turns.waited:
+                self._idle = False
+                self._read()
+            self._hosting.step()
+            while self._own and self._heading is not None:
+                self._heading.receive(LOCAL, self._own.popleft())
+            if self._heading is not None:
+                self._heading.step()
+        self._hosting.since = 0.0
 
     def _read(self) -> None:
         """Take what has come, and let go of what could not be sent before; wait for either where
@@ -215,7 +235,7 @@ class SpanServer(Server):
 
     def _tell_load(self, now: float) -> None:
         host = self._hosting.host
-        room = (host.draining, host.free, len(host.sessions))
+        room = (host.draining, host.free, len(host.sessions), len(self._hosting.units.units))
         if room == self._told_room and now - self._told < LOAD_SECONDS:
             return
         load = json.dumps(
