@@ -90,7 +90,7 @@ def test_who_leaves_while_the_last_chunk_is_computed_ends_that_answer_only(
         heading.receive(1, step._replace(kind=Kind.RESULT, flags=Flags.FLOAT32, payload=states))
         assert heading.step()
         heading.cancel(session)
-        assert not heading.busy
+        assert not heading._answers
         assert sent[-1].kind is Kind.CLOSE
 
 
