@@ -63,4 +63,4 @@ def test_the_step_under_way_tells_how_slow_it_is() -> None:
 
 def test_where_it_is_going_is_not_faster_it_stays() -> None:
     one = progress(1, 20, 0.01)
-    assert not one.sooner(plan(10 * MS), 0, 0.2)
+    assert not one.sooner(plan(11 * MS), 0, 0.2)

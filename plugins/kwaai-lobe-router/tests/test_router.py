@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from kwaai_core import Intent, NoPeerAvailable, RequestError, UnsupportedParamet
 from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
-from kwaai_lobe_router.answering import ChainExecutor
+from kwaai_core.testing.spans.answers import tokens_of
+from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
 from kwaai_lobe_router.router import open_router
 
 LINES = {"direct": Line(latency=0.001), "relayed": Line(latency=0.001, direct=False)}
@@ -273,3 +275,29 @@ async def test_a_full_host_is_waited_for(
                 nursery.start_soon(ask)
         assert {one.text for one in found} == {await whole()}
         assert len(found) == 5
+
+
+@pytest.mark.parametrize("limit", [40, None])
+async def test_the_tokens_of_a_prompt_are_those_that_the_head_has_counted(
+    limit: int | None, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        await here.add("0-11")
+        asked = await here.add()
+        executor = (await asked.router.route(Intent(TOY.id, max_first_token_ms=300))).executor
+        assert isinstance(executor, ChainExecutor)
+        wanted = replace(request(), max_tokens=limit)
+        counted = len(tokens_of(wanted.prompt))
+        gateway, routing = await executor._begin(wanted)
+        await routing(counted + limit if limit else gateway.head.facts.cells, [], [])
+        assert routing.progress.prompt == (counted if limit else prompt_tokens(wanted.prompt))
+        assert routing.plan is not None
+        rows = routing.progress.prompt * 2 * 2_000_000
+        assert rows < routing.plan.first_token < rows + 20_000_000
+        routing.close()
+        wanted = replace(wanted, prompt="word " * 100, max_tokens=40)
+        began = trio.current_time()
+        with pytest.raises(NoPeerAvailable, match="earliest first token .* 300 ms were asked"):
+            async with executor.generate(wanted) as deltas:
+                await deltas.receive()
+        assert trio.current_time() - began < 1

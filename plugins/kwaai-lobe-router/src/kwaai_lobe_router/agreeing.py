@@ -38,18 +38,22 @@ STEP_SECONDS = 5.0
 
 _PIECE = 1 << 16
 _LONGEST = 4096
+_MOST_RESERVED = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a gateway asks for."""
+    """What a gateway asks for; ``reserve`` is for how many more sessions room shall be kept, and
+    counts where a status is asked for."""
 
     model: str
     exact: bool
+    reserve: int = 0
 
     def encode(self) -> bytes:
         """As a frame."""
-        return json.dumps({"model": self.model, "exact": self.exact}).encode()
+        wanted = {"model": self.model, "exact": self.exact, "reserve": self.reserve}
+        return json.dumps(wanted).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,10 @@ def read_wanted(frame: bytes) -> Wanted:
     model, exact = fields.get("model"), fields.get("exact")
     if not isinstance(model, str) or len(model) > 128 or not isinstance(exact, bool):
         raise NotVerified("a wish for a link must have a model and exact")
-    return Wanted(model, exact)
+    reserve = fields.get("reserve", 0)
+    if type(reserve) is not int or not 0 <= reserve <= _MOST_RESERVED:
+        raise NotVerified(f"“reserve” of a wish must be a whole number from 0 to {_MOST_RESERVED}")
+    return Wanted(model, exact, reserve)
 
 
 def refusal(words: str, retry_after: float = 0.0) -> bytes:

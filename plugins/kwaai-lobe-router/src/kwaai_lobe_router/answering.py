@@ -142,6 +142,6 @@ class _Answer(trio.abc.ReceiveChannel[Delta]):
 
 
 def prompt_tokens(prompt: Prompt) -> int:
-    """About how many tokens a prompt has: one for four bytes."""
+    """About how many tokens a prompt has, one for four bytes, before its head has counted them."""
     texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
     return max(1, sum(len(text.encode()) for text in texts) // 4)

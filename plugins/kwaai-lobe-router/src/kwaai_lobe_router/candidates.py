@@ -21,6 +21,7 @@ def candidate(
         link_row=link_row,
         queue=_queue(fast),
         room=min(fast.room, slow.cells),
+        reserved=fast.reserved,
         fingerprint=slow.fingerprint,
         exact=slow.exact,
         dtypes=slow.dtypes,

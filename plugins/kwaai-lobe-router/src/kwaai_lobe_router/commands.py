@@ -52,7 +52,9 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         step = sum(unit["step_ms"] for unit in peer["units"])
         lines.append(
             f"  {peer['peer']}  {units}  rtt {peer['rtt_ms']:.1f} ms  step {step:.2f} ms"
-            f"  room {peer['room']} tokens" + ("" if peer["exact"] else "  not exact")
+            f"  room {peer['room']} tokens"
+            + (f"  reserved {peer['reserved']} sessions" if peer["reserved"] else "")
+            + ("" if peer["exact"] else "  not exact")
         )
     missing = ", ".join(map(_range, found["missing"]))
     lines.append(f"missing: {missing}" if missing else "every block is held")

@@ -67,7 +67,8 @@ class Batch:
 class FastFacts:
     """How busy a holder is, and how fast: nanoseconds, measured there.
 
-    There are ``sessions``, of which ``waiting`` wait for a step, and room for ``room`` more tokens.
+    There are ``sessions``, of which ``waiting`` wait for a step, and room for ``room`` more tokens
+    of sessions of who asks; of these, room for ``reserved`` sessions is kept for nobody else.
     ``batches`` are in ascending order of rows; ``row`` is of a row of a prefill chunk, for each
     unit. ``links`` are the round trips to other peers as this one has measured them.
     """
@@ -79,6 +80,7 @@ class FastFacts:
     batches: tuple[Batch, ...]
     row: tuple[int, ...]
     links: Mapping[str, int]
+    reserved: int = 0
 
     def batch(self, rows: int) -> Batch:
         """The times of the smallest batch of at least so many rows, or of the largest there is."""
@@ -126,6 +128,7 @@ def write_fast(facts: FastFacts) -> bytes:
             "batches": [[batch.rows, list(batch.steps)] for batch in facts.batches],
             "row": list(facts.row),
             "links": dict(facts.links),
+            "reserved": facts.reserved,
         }
     )
 
@@ -173,7 +176,8 @@ def read_fast(body: bytes, slow: SlowFacts) -> FastFacts:
     if fields.digest() != slow.digest:
         fields.wrong("digest", "is of another model than the slow facts")
     units = len(slow.units)
-    sessions = fields.whole("sessions", 0, 1 << 20)
+    sessions_at_most = 1 << 20
+    sessions = fields.whole("sessions", 0, sessions_at_most)
     return FastFacts(
         digest=slow.digest,
         sessions=sessions,
@@ -182,6 +186,7 @@ def read_fast(body: bytes, slow: SlowFacts) -> FastFacts:
         batches=_batches(fields, units),
         row=fields.times("row", fields.get("row"), units),
         links=_links(fields),
+        reserved=fields.whole("reserved", 0, sessions_at_most),
     )
 
 

@@ -70,7 +70,8 @@ class Keeper:
         units = await self._units(card)
         exact = self._settings.exact
         async with executor.hold(card, units, exact=exact) as host, tasks() as nursery:
-            self._serving.holdings[card.digest] = Holding(card, host)
+            holding = self._serving.holdings[card.digest] = Holding(card, host)
+            nursery.start_soon(self._serving.keep_room, holding)
             names = ", ".join(f"{unit.lo}-{unit.hi - 1}" for unit in units)
             log.info("blocks %s of %s are held for the swarm", names, card.id)
             nursery.start_soon(self._serving.announce, card.digest)

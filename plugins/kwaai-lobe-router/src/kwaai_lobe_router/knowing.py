@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -59,7 +60,8 @@ class Neighbourhood:
         self._me = me
         self._asked: dict[str, trio.Event] = {}
         self._found = trio.Event()
-        self._hurry = trio.Event()
+        self._hurries: dict[str, trio.Event] = {}
+        self._standing_by = Counter[str]()
 
     def candidates(self) -> list[Candidate]:
         """Who could compute blocks of it, as far as what is known is fresh."""
@@ -80,10 +82,18 @@ class Neighbourhood:
 
     async def until_news(self, seconds: float) -> None:
         """Wait for something that was not known, at most so long; who failed is asked again."""
-        self._hurry.set()
-        self._hurry = trio.Event()
+        for hurry in self._hurries.values():
+            hurry.set()
         with trio.move_on_after(seconds):
             await self.news.wait()
+
+    def stand_by(self, peers: Collection[str], before: Collection[str] = ()) -> None:
+        """Have room kept at these hosts for one more session, and no more for it where that was
+        so ``before``."""
+        for peer in set(peers) ^ set(before):
+            self._standing_by[peer] += 1 if peer in peers else -1
+            if peer in self._hurries:
+                self._hurries[peer].set()
 
     def forget(self, peer: str) -> None:
         """A link to a peer is lost: what it said does not count before it is asked again."""
@@ -112,6 +122,7 @@ class Neighbourhood:
     async def _keep_asking(self, peer: str) -> None:
         failures, hurried = 0, False
         while True:
+            self._hurries[peer] = trio.Event()
             try:
                 await self._ask(peer)
                 failures = 0
@@ -125,7 +136,7 @@ class Neighbourhood:
             pause = min(ASK_SECONDS * 2 ** min(failures, 8), _LONGEST) if failures else ASK_SECONDS
             await trio.sleep(LEAST_SECONDS)
             with trio.move_on_after(pause * random.uniform(0.75, 1.0) - LEAST_SECONDS) as waiting:
-                await self._hurry.wait()
+                await self._hurries[peer].wait()
             hurried = not waiting.cancelled_caught
 
     async def _ask(self, peer: str) -> None:
@@ -146,7 +157,8 @@ class Neighbourhood:
     async def _status(self, peer: str) -> Told | None:
         opening = self._transport.open(peer, STATUS, max_frame=MAX_FRAME, seconds=STEP_SECONDS)
         async with opening as stream:
-            await stream.send(Wanted(self.digest, exact=False).encode(), seconds=STEP_SECONDS)
+            wanted = Wanted(self.digest, exact=False, reserve=max(0, self._standing_by[peer]))
+            await stream.send(wanted.encode(), seconds=STEP_SECONDS)
             body = await stream.receive(seconds=STEP_SECONDS)
             if not body:
                 return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import trio
@@ -73,8 +74,17 @@ def slow_facts(card: ModelCard, host: SpanHost) -> SlowFacts:
     )
 
 
-def fast_facts(digest: str, host: SpanHost, links: dict[str, int]) -> FastFacts | None:
-    """How busy and fast its units are; None where that is not measured, as after a crash."""
+def fast_facts(
+    digest: str,
+    host: SpanHost,
+    links: Mapping[str, int],
+    kept: Mapping[str, int],
+    peer: str = "",
+) -> FastFacts | None:
+    """How busy and fast its units are; None where that is not measured, as after a crash.
+
+    ``kept`` is for how many sessions of which peers room is kept: ``peer`` has its own part of it.
+    """
     load: SpanLoad = host.load()
     if not len(host.units) == len(load.step_seconds) == len(load.row_seconds):
         return None
@@ -83,8 +93,9 @@ def fast_facts(digest: str, host: SpanHost, links: dict[str, int]) -> FastFacts 
         digest,
         load.sessions,
         load.waiting,
-        load.free * host.facts.cells,
+        max(0, load.free - sum(kept.values()) + kept.get(peer, 0)) * host.facts.cells,
         (Batch(1, steps),),
         tuple(map(nanoseconds, load.row_seconds)),
         links,
+        kept.get(peer, 0),
     )

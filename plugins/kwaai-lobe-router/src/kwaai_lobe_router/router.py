@@ -88,7 +88,7 @@ class Shared:
     def mine(self, digest: str) -> Candidate | None:
         """This node's own units of a model, as a plan sees them."""
         holding = self.serving.holdings.get(digest)
-        fast = None if holding is None else fast_facts(digest, holding.host, {})
+        fast = None if holding is None else fast_facts(digest, holding.host, {}, holding.kept())
         if holding is None or fast is None:
             return None
         return candidate(LOCAL, slow_facts(holding.card, holding.host), fast, rtt=0, me=self.me)
@@ -199,7 +199,7 @@ class SpanRouter:
         gateway = await swarm.gateways.of(executor, card, exact=wish.exact)
         view = await self.view(swarm, card)
         wish = replace(wish, prompt=prompt_tokens(request.prompt))
-        return gateway, SessionRouting(view, gateway, wish, swarm.blame)
+        return gateway, SessionRouting(view, gateway, wish, swarm.blame, request.max_tokens)
 
     async def show(self, model: str, *, planned: bool) -> dict[str, Any]:
         """What is known of a model's holders, and where an answer would go now, for JSON.
@@ -239,6 +239,7 @@ def _held(holding: Holding) -> Mapping[str, Any]:
         "units": units,
         "sessions": load.sessions,
         "free": load.free,
+        "reserved": sum(holding.kept().values()),
     }
 
 

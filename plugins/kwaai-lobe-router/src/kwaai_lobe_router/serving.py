@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -27,9 +27,11 @@ from kwaai_lobe_router.agreeing import (
 )
 from kwaai_lobe_router.facts import provider_key, write_fast, write_slow
 from kwaai_lobe_router.measuring import RoundTrips, fast_facts, slow_facts
+from kwaai_lobe_router.reserving import Reservations
 
 log = logging.getLogger(__name__)
 
+LAPSE_SECONDS = 1.0
 RECORD_SECONDS = 600.0
 RENEW_SECONDS = 120.0
 """How often, about, a node says again what it holds."""
@@ -37,10 +39,30 @@ RENEW_SECONDS = 120.0
 
 @dataclass(eq=False, slots=True)
 class Holding:
-    """Units of a model that this node holds."""
+    """Units of a model that this node holds, and for which peers it keeps room there."""
 
     card: ModelCard
     host: SpanHost
+    reservations: Reservations = field(default_factory=Reservations)
+    told: dict[str, int] = field(default_factory=dict)
+
+    def kept(self) -> Mapping[str, int]:
+        """For how many more sessions of which peers room is kept now; the worker knows too."""
+        kept = dict(self.reservations.at(trio.current_time()))
+        if kept != self.told:
+            self.repeat()
+        return kept
+
+    def reserve(self, peer: str, sessions: int) -> None:
+        """A peer wants room for so many more sessions, or for none any more."""
+        self.reservations.ask(peer, sessions, self.host.load(), trio.current_time())
+        if sessions or self.told:
+            self.repeat()
+
+    def repeat(self) -> None:
+        """Tell the worker, which forgets it when it is started again."""
+        self.told = dict(self.reservations.at(trio.current_time()))
+        self.host.reserve(self.told)
 
 
 class Serving:
@@ -64,18 +86,22 @@ class Serving:
         ):
             yield
 
-    def told(self, digest: str) -> Told | None:
-        """What this node says of a model of which it holds units; None where it serves none."""
+    def told(self, digest: str, peer: str = "") -> Told | None:
+        """What this node says to a peer of a model of which it holds units; None where it serves
+        none."""
         holding = self.holdings.get(digest)
         if holding is None or self.draining:
             return None
-        fast = fast_facts(digest, holding.host, self._trips.all())
+        fast = fast_facts(digest, holding.host, self._trips.all(), holding.kept(), peer)
         return None if fast is None else Told(slow_facts(holding.card, holding.host), fast)
 
     async def _answer_status(self, stream: Stream) -> None:
         wanted = read_wanted(await stream.receive(seconds=STEP_SECONDS))
         self._trips.measure_soon(stream.peer)
-        told = self.told(wanted.model)
+        holding = self.holdings.get(wanted.model)
+        if holding is not None:
+            holding.reserve(stream.peer, wanted.reserve)
+        told = self.told(wanted.model, stream.peer)
         if told is None:
             await stream.send(b"", seconds=STEP_SECONDS)
         else:
@@ -84,7 +110,7 @@ class Serving:
 
     async def _answer_link(self, stream: Stream) -> None:
         wanted = read_wanted(await stream.receive(seconds=STEP_SECONDS))
-        told = self.told(wanted.model)
+        told = self.told(wanted.model, stream.peer)
         holding = self.holdings.get(wanted.model)
         words = self._objection(stream.peer, wanted, told)
         if told is None or holding is None or words:
@@ -99,6 +125,8 @@ class Serving:
                 await holding.host.serve(stream.peer, channel)
         finally:
             self._links[stream.peer] -= 1
+            if not self._links[stream.peer]:
+                holding.reserve(stream.peer, 0)
 
     def _objection(self, peer: str, wanted: Wanted, told: Told | None) -> str:
         if self.draining:
@@ -110,6 +138,12 @@ class Serving:
         if self._links[peer] >= self._most:
             return f"a peer may have {self._most} links here"
         return ""
+
+    async def keep_room(self, holding: Holding) -> None:
+        """Give back in time what nobody asks for any more."""
+        while True:
+            await trio.sleep(LAPSE_SECONDS)
+            holding.kept()
 
     async def announce(self, digest: str) -> None:
         """Say again and again that units of a model are held here, for as long as they are."""

@@ -22,7 +22,7 @@ from kwaai_lobe_router.knowing import Neighbourhood
 from kwaai_lobe_router.planning import backup, mend, plan
 from kwaai_lobe_router.progress import Progress
 from kwaai_lobe_router.refusals import Late, Refusal, Uncovered, blocks
-from kwaai_lobe_router.swarm import Candidate, Plan, Swarm, TierOf, Wish
+from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, Swarm, TierOf, Wish
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +71,17 @@ class SessionRouting:
 
     ``same_text``: all that computed for it until now was exact and of one fingerprint. ``blamed``
     is called with each peer whose own link failed. It began at ``began``, and whoever made it says
-    in ``progress`` what has come, and calls :meth:`close`.
+    in ``progress`` what has come, and calls :meth:`close`. ``limit`` is how many tokens the answer
+    may have, where the request says.
     """
 
     def __init__(
-        self, view: View, gateway: Gateway, wish: Wish, blamed: Callable[[str, str], None]
+        self,
+        view: View,
+        gateway: Gateway,
+        wish: Wish,
+        blamed: Callable[[str, str], None],
+        limit: int | None = None,
     ) -> None:
         self.same_text = True
         self.plan: Plan | None = None
@@ -84,19 +90,20 @@ class SessionRouting:
         self._gateway = gateway
         self._wish = wish
         self._blamed = blamed
+        self._limit = limit
         self.began = trio.current_time()
         self.progress = Progress(self.began)
         self._excluded: dict[str, float] = {}
         self._full: dict[str, Span] = {}
         self._held: list[str] = []
+        self._spare: set[str] = set()
 
     async def __call__(
         self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
     ) -> Sequence[Place]:
         """See :class:`kwaai_core.span.roles.Routing`."""
         if not route:
-            self._wish = replace(self._wish, tokens=tokens)
-            self.progress.most = tokens
+            self._count(tokens)
         trouble = [*trouble, *self._gone(route, trouble)]
         hard = [t for t in trouble if t.blame not in _SERVING]
         for one in trouble:
@@ -107,6 +114,15 @@ class SessionRouting:
             raise self.no_room()
         failed = {one.place for one in hard}
         return await self._found([place for place in route if place not in failed], first=not route)
+
+    def _count(self, tokens: int) -> None:
+        """The head's worker has counted ``tokens`` for prompt and answer together. Where it was
+        told how long the answer may be, and that was not cut, the rest is the prompt."""
+        limit, cells = self._limit, self._gateway.head.facts.cells
+        prompt = tokens - limit if limit is not None and limit < tokens < cells else None
+        self._wish = replace(self._wish, tokens=tokens, prompt=prompt or self._wish.prompt)
+        self.progress.prompt = self._wish.prompt
+        self.progress.most = tokens - self._wish.prompt
 
     def _gone(self, route: Sequence[Place], trouble: Sequence[Trouble]) -> list[Trouble]:
         """The places whose link was lost a moment after that of another: to link to them anew, as
@@ -210,6 +226,7 @@ class SessionRouting:
         self.backup = backup(self._view.swarm(), wish, found, self._view.tier_of)
         spare = self.backup.hops if self.backup else ()
         self._hold({hop.peer for hop in (*found.hops, *spare)})
+        self._stand_by({hop.peer for hop in spare} - {hop.peer for hop in found.hops})
         for hop in spare:
             self._gateway.warm(hop.peer)
 
@@ -217,6 +234,13 @@ class SessionRouting:
         self._gateway.users.subtract(self._held)
         self._held = sorted(peers)
         self._gateway.users.update(self._held)
+
+    def _stand_by(self, peers: set[str]) -> None:
+        """Have room kept at those to whom it would move, and at no others."""
+        peers.discard(LOCAL)
+        if self._view.others is not None:
+            self._view.others.stand_by(peers, self._spare)
+        self._spare = peers
 
     async def _wait(self) -> None:
         if self._view.others is not None:
@@ -265,6 +289,7 @@ class SessionRouting:
     def close(self) -> None:
         """The answer has ended."""
         self._hold(set())
+        self._stand_by(set())
 
 
 def _lacks_room(refusal: Refusal) -> bool:

@@ -70,6 +70,7 @@ def _peer(candidate: Candidate) -> Document:
         "rtt_ms": candidate.link / 1e6,
         "queue_ms": candidate.queue / 1e6,
         "room": candidate.room,
+        "reserved": candidate.reserved,
         "exact": candidate.exact,
         "fingerprint": candidate.fingerprint,
     }

@@ -31,7 +31,8 @@ class Candidate:
 
     ``units`` are in ascending order and do not overlap. ``link`` is the round trip to it,
     ``link_row`` what a row of a prefill takes on the way there and back, ``queue`` how long a step
-    waits for others; nanoseconds. It has room for ``room`` more tokens.
+    waits for others; nanoseconds. It has room for ``room`` more tokens, and keeps that of
+    ``reserved`` sessions for this node.
     """
 
     peer: str
@@ -40,6 +41,7 @@ class Candidate:
     link_row: int = 0
     queue: int = 0
     room: int = 1 << 62
+    reserved: int = 0
     fingerprint: str = ""
     exact: bool = False
     dtypes: frozenset[str] = frozenset({"float32"})
