@@ -161,3 +161,8 @@ async def chat(member: Member, *, at: int = -1, then: object = None, **wants: ob
                 found.replayed = sum(timing.replayed for timing in delta.report.timings)
                 found.same = delta.report.same_text_guaranteed
     return found
+
+
+async def ask_for(member: Member) -> dict[str, object]:
+    """What a node shows of the toy model's swarm."""
+    return await member.router.show(TOY.id, planned=False)

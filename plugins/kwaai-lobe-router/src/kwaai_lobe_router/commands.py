@@ -56,6 +56,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
             + (f"  reserved {peer['reserved']} sessions" if peer["reserved"] else "")
             + ("" if peer["exact"] else "  not exact")
         )
+    lines += [f"  not used: {words}" for words in found["contradictions"].values()]
     missing = ", ".join(map(_range, found["missing"]))
     lines.append(f"missing: {missing}" if missing else "every block is held")
     return lines

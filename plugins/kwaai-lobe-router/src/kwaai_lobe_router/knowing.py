@@ -22,6 +22,7 @@ from kwaai_lobe_router.agreeing import (
 from kwaai_lobe_router.candidates import candidate
 from kwaai_lobe_router.facts import MAX_AGE, provider_key, read_fast, read_slow
 from kwaai_lobe_router.measuring import RoundTrips
+from kwaai_lobe_router.records import Records, worth_asking
 from kwaai_lobe_router.swarm import Candidate
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ IDLE_SECONDS = 60.0
 FIRST_SECONDS = 3.0
 _LONGEST = 30.0
 _MOST_PEERS = 1024
+_MOST_FAILURES = 8
+_MOST_ASKED = 64
+"""Of peers that are not connected for other reasons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,19 @@ class Known:
 
 
 class Neighbourhood:
-    """The holders of one model. :meth:`run` keeps it up to date; ``me`` is this node's peer id."""
+    """The holders of one model. :meth:`run` keeps it up to date; ``me`` is this node's peer id.
 
-    def __init__(self, transport: Transport, trips: RoundTrips, digest: str, me: str) -> None:
+    ``contradictions`` are of those who say otherwise than they have signed, and are not used.
+    """
+
+    def __init__(
+        self, nursery: trio.Nursery, transport: Transport, trips: RoundTrips, digest: str, me: str
+    ) -> None:
         self.digest = digest
         self.known: dict[str, Known] = {}
         self.news = trio.Event()
+        self.contradictions: dict[str, str] = {}
+        self.records = Records(nursery, transport, digest)
         self.wanted = trio.current_time()
         self._transport = transport
         self._trips = trips
@@ -104,20 +115,29 @@ class Neighbourhood:
         async with trio.open_nursery() as nursery:
             while trio.current_time() - self.wanted < IDLE_SECONDS:
                 for peer in await self._find():
-                    if peer not in self._asked and len(self._asked) < _MOST_PEERS:
-                        self._asked[peer] = trio.Event()
-                        nursery.start_soon(self._keep_asking, peer)
+                    self._asked[peer] = trio.Event()
+                    nursery.start_soon(self._keep_asking, peer)
                 self._found.set()
                 await trio.sleep(FIND_SECONDS * random.uniform(0.75, 1.0))
             nursery.cancel_scope.cancel()
 
     async def _find(self) -> Sequence[str]:
-        """Those who say that they hold some of it, and those who are connected anyway."""
-        found = {link.peer for link in self._transport.links()}
+        """Those to be asked from now on: who is connected anyway, and of those who say that they
+        hold some of it as many as can matter, by the records that they have signed."""
+        linked = self._linked()
+        found = set[str]()
         with suppress(KwaaiError):
             key = provider_key(self.digest)
-            found |= set(await self._transport.providers(key, seconds=FIRST_SECONDS))
-        return sorted(found - {self._me})
+            found = set(await self._transport.providers(key, seconds=FIRST_SECONDS))
+        asked = self._asked.keys()
+        strangers = sorted(found - linked - asked - {self._me})[:_MOST_PEERS]
+        signed = await self.records.of_all([*strangers, *(found & asked)] if strangers else [])
+        most = _MOST_ASKED - len(asked - linked)
+        chosen = worth_asking(signed, asked, most, self._me)
+        return [*sorted(linked - asked - {self._me})[:_MOST_PEERS], *chosen]
+
+    def _linked(self) -> set[str]:
+        return {link.peer for link in self._transport.links()}
 
     async def _keep_asking(self, peer: str) -> None:
         failures, hurried = 0, False
@@ -133,6 +153,9 @@ class Neighbourhood:
                 if isinstance(error, ProtocolRefused | NotVerified):
                     failures += 2
             self._asked[peer].set()
+            if failures > _MOST_FAILURES and peer not in self._linked():
+                del self._asked[peer], self._hurries[peer]
+                return
             pause = min(ASK_SECONDS * 2 ** min(failures, 8), _LONGEST) if failures else ASK_SECONDS
             await trio.sleep(LEAST_SECONDS)
             with trio.move_on_after(pause * random.uniform(0.75, 1.0) - LEAST_SECONDS) as waiting:
@@ -148,11 +171,22 @@ class Neighbourhood:
         if told is None:
             self.known.pop(peer, None)
             return
+        await self._check(peer, told)
         fresh = peer not in self.known
         self.known[peer] = Known(peer, told, rtt, trio.current_time())
         if fresh:
             self.news.set()
             self.news = trio.Event()
+
+    async def _check(self, peer: str, told: Told) -> None:
+        try:
+            await self.records.check(peer, told.slow)
+        except NotVerified as error:
+            if error.message != self.contradictions.get(peer):
+                log.warning("%s: it is not used", error.message)
+            self.contradictions[peer] = error.message
+            raise
+        self.contradictions.pop(peer, None)
 
     async def _status(self, peer: str) -> Told | None:
         opening = self._transport.open(peer, STATUS, max_frame=MAX_FRAME, seconds=STEP_SECONDS)
@@ -175,7 +209,7 @@ class Neighbourhoods:
         self, nursery: trio.Nursery, transport: Transport, trips: RoundTrips, me: str
     ) -> None:
         self._nursery = nursery
-        self._make = transport, trips
+        self._make = nursery, transport, trips
         self._me = me
         self._all: dict[str, Neighbourhood] = {}
 

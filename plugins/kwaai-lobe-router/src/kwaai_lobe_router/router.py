@@ -215,12 +215,14 @@ class SpanRouter:
             )
         executor, card = spans[0]
         view = await self.view(self.swarm, card)
+        contradicting = view.others.contradictions if view.others is not None else {}
+        complete = partial(showing.with_contradictions, contradicting)
         if not planned:
-            return showing.status(card, view.swarm())
+            return complete(showing.status(card, view.swarm()))
         exact = self._settings.exact
         gateway = await self.swarm.gateways.of(executor, card, exact=exact)
         wish = self.wish(self.swarm, Intent(model, exact=exact), gateway)
-        return showing.planned(card, view.swarm(), wish, view.tier_of)
+        return complete(showing.planned(card, view.swarm(), wish, view.tier_of))
 
     def describe(self) -> Mapping[str, Any]:
         """What is held here for the swarm, with the sessions that use it and how many more there is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -45,6 +45,11 @@ def planned(card: ModelCard, swarm: Swarm, wish: Wish, tier_of: TierOf) -> Docum
         "backup": _hops(spare.hops) if spare else None,
         "backup_latency_ms": spare.latency / 1e6 if spare else None,
     }
+
+
+def with_contradictions(contradictions: Mapping[str, str], found: Document) -> Document:
+    """And who says otherwise than it has signed."""
+    return found | {"contradictions": dict(contradictions)}
 
 
 def _gaps(holders: Sequence[int]) -> list[Span]:
