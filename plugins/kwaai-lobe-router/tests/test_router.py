@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from simulated import Chat, chat, request, town, whole
 
-from kwaai_core import Intent, NoPeerAvailable, RequestError, UnsupportedParameter, UpstreamLost
+from kwaai_core import Intent, NoPeerAvailable, RequestError, UpstreamLost
 from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
@@ -252,8 +252,6 @@ async def test_a_whole_local_model_passes_through(
         route = await gateway.router.route(Intent(TOY.id))
         assert route.executor is gateway.executor
         assert [hop.peer for hop in route.hops] == ["local"]
-        with pytest.raises(UnsupportedParameter, match="measures only spans"):
-            await gateway.router.route(Intent(TOY.id, max_latency_ms=1000))
 
 
 async def test_a_full_host_is_waited_for(

@@ -25,10 +25,10 @@ from kwaai_core import (
     Router,
     Span,
     Tier,
-    UnsupportedParameter,
 )
 from kwaai_core.span.roles import SpanExecutor
 from kwaai_lobe_router import showing
+from kwaai_lobe_router.alone import Alone
 from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
 from kwaai_lobe_router.candidates import candidate
 from kwaai_lobe_router.gateways import Gateway, Gateways
@@ -106,6 +106,7 @@ class SpanRouter:
         self._host = host
         self._settings = settings
         self.swarm = swarm
+        self._alone = Alone()
 
     async def route(self, intent: Intent) -> Route:
         """See :meth:`kwaai_core.Router.route`; a failed executor counts only if no other can."""
@@ -116,12 +117,16 @@ class SpanRouter:
             spans = runs_spans(executor)
             alone = self.swarm is None or not card.digest or spans is None
             if alone or (spans and await self._fits(spans, card, intent)):
-                return _whole(executor, card, intent)
+                return await self._whole(executor, card, intent)
         executor, card = found[0]
         spans = runs_spans(executor)
         if spans is None or self.swarm is None:
-            return _whole(executor, card, intent)
+            return await self._whole(executor, card, intent)
         return await self._over_spans(self.swarm, spans, card, intent)
+
+    async def _whole(self, executor: Executor, card: ModelCard, intent: Intent) -> Route:
+        within = await self._alone.within(executor, card, intent)
+        return Route(within, card, (Hop(LOCAL, Span(0, card.blocks)),))
 
     async def _fits(self, executor: SpanExecutor, card: ModelCard, intent: Intent) -> bool:
         whole = self._settings.whole
@@ -243,14 +248,6 @@ def _held(holding: Holding) -> Mapping[str, Any]:
         "free": load.free,
         "reserved": sum(holding.kept().values()),
     }
-
-
-def _whole(executor: Executor, card: ModelCard, intent: Intent) -> Route:
-    for name in ("max_latency_ms", "max_first_token_ms"):
-        if getattr(intent, name) is not None:
-            why = "this node runs the whole model itself, and measures only spans"
-            raise UnsupportedParameter(f"{name}: {why}", param=f"kwaai.{name}")
-    return Route(executor, card, (Hop(LOCAL, Span(0, card.blocks)),))
 
 
 def _nanoseconds(milliseconds: float | None) -> int | None:
