@@ -4,18 +4,8 @@ A format of its own like :mod:`kwaai_core.openai`, and beside the core for the s
 knows nothing of nodes and lobes, and whoever handles model files needs the same answer.
 """
 
-from kwaai_core.gguf.reader import (
-    MAX_ELEMENTS,
-    MAX_HEADER,
-    MAX_STRING,
-    TENSOR_TYPES,
-    GgufFile,
-    Stamp,
-    Tensor,
-    Value,
-    open_model,
-    read_gguf,
-)
+from kwaai_core.gguf.contents import TENSOR_TYPES, GgufFile, Stamp, Tensor, Value
+from kwaai_core.gguf.reader import MAX_ELEMENTS, MAX_HEADER, MAX_STRING, open_model, read_gguf
 
 __all__ = [
     "MAX_ELEMENTS",

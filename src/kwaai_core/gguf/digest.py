@@ -21,7 +21,8 @@ from typing import BinaryIO, TypeAlias
 import rfc8785
 
 from kwaai_core.errors import ModelFileError
-from kwaai_core.gguf.reader import GgufFile, Stamp, Tensor, Value, open_model
+from kwaai_core.gguf.contents import GgufFile, Stamp, Tensor, Value
+from kwaai_core.gguf.reader import open_model
 
 Progress = Callable[[int, int], None]
 Json: TypeAlias = "str | float | Mapping[str, Json] | Sequence[Json]"
