@@ -14,7 +14,7 @@ from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line
 from kwaai_core.testing.spans import TOY
 from kwaai_lobe_router.answering import ChainExecutor
-from kwaai_lobe_router.sessions import NoRoom
+from kwaai_lobe_router.leaving import NoRoom
 
 NEAR, FAR = Line(latency=0.001, direct=False), Line(latency=0.1, direct=False)
 

@@ -117,3 +117,34 @@ async def test_the_death_of_the_gateways_worker_ends_its_answers_and_no_others(
                 await trio.sleep(0.05)
         assert gateway.router.swarm is not None
         assert not gateway.router.swarm.blamed
+
+
+@pytest.mark.parametrize("lost", [{0}, {3}, {5}, {2, 3}], ids=str)
+async def test_many_hosts_on_one_route_and_some_of_them_die(
+    lost: set[int], line: Line, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        parts = [f"{lo}-{lo + 1}" for lo in range(0, 12, 2)]
+        members = {one.peer: one for one in [await here.add(part) for part in parts * 2]}
+        gateways = [await here.add(), await here.add()]
+        route = (await gateways[0].router.route(Intent(TOY.id))).hops
+        struck = [members[hop.peer] for number, hop in enumerate(route) if number in lost]
+        found: list[Chat] = []
+
+        async def ask(gateway: Member, then: object = None) -> None:
+            found.append(await chat(gateway, at=10, then=then))
+
+        def strike() -> None:
+            for member in struck:
+                here.kill(member)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, gateways[1])
+            nursery.start_soon(ask, gateways[0], strike)
+        assert [one.text for one in found] == [await whole()] * 2
+        for one in found:
+            assert len(one.after) == 6
+            assert not set(one.after) & {member.peer for member in struck}
+        with trio.fail_after(20):
+            while any(m.sessions for m in members.values() if m not in struck):  # noqa: ASYNC110
+                await trio.sleep(0.05)

@@ -12,7 +12,8 @@ import trio
 
 from kwaai_core import Delta, GenerateRequest, HopTiming, ModelCard, ModelNotFound, Prompt, Report
 from kwaai_lobe_router.gateways import Gateway
-from kwaai_lobe_router.sessions import FULL_PATIENCE_SECONDS, NoRoom, SessionRouting
+from kwaai_lobe_router.leaving import NoRoom
+from kwaai_lobe_router.sessions import FULL_PATIENCE_SECONDS, SessionRouting
 from kwaai_lobe_router.tasks import tasks
 
 log = logging.getLogger(__name__)

@@ -8,29 +8,25 @@ anybody: the gap is that of the replay.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf
 
 import trio
 
-from kwaai_core import Hop, KwaaiError, NoPeerAvailable, Span, UpstreamLost
+from kwaai_core import Hop, KwaaiError, NoPeerAvailable, UpstreamLost
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_lobe_router.gateways import Gateway
 from kwaai_lobe_router.knowing import Neighbourhood
+from kwaai_lobe_router.leaving import LOST_SECONDS, Left, lacks_room
 from kwaai_lobe_router.planning import backup, mend, plan
 from kwaai_lobe_router.progress import Progress
-from kwaai_lobe_router.refusals import Late, Refusal, Uncovered, blocks
+from kwaai_lobe_router.refusals import Late, Refusal
 from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, Swarm, TierOf, Wish
 
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS, FULL_PATIENCE_SECONDS = 10.0, 30.0
 """For how long a path is looked for, and where all that is missing is room."""
-
-LOST_SECONDS, LEAVING_SECONDS, REFUSED_SECONDS = 5.0, 60.0, 600.0
-"""For how long a session does not go to a peer that was lost, leaves, or refused it."""
 
 UNREACHED_SECONDS = 1.0
 """The same for one to which no link could be opened, and that did not say until when."""
@@ -39,14 +35,6 @@ _SERVING = (Blame.SLOW, Blame.LEAVING)
 """For these a place is left only if there is a better one."""
 
 _LOOK_SECONDS = 0.25
-
-
-class NoRoom(NoPeerAvailable):
-    """Hosts of a route are full, and nothing of the answer was given yet.
-
-    Who waited for room and kept what it has elsewhere could wait for one that does the same: the
-    answer ends everywhere, and may begin anew.
-    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +81,7 @@ class SessionRouting:
         self._limit = limit
         self.began = trio.current_time()
         self.progress = Progress(self.began)
-        self._excluded: dict[str, float] = {}
-        self._full: dict[str, Span] = {}
+        self._left = Left()
         self._held: list[str] = []
         self._spare: set[str] = set()
 
@@ -111,7 +98,7 @@ class SessionRouting:
         if route and not hard:
             return await self._better(route, trouble)
         if not self.progress.started and any(one.blame is Blame.FULL for one in hard):
-            raise self.no_room()
+            raise self._left.no_room(self._view.model)
         failed = {one.place for one in hard}
         return await self._found([place for place in route if place not in failed], first=not route)
 
@@ -135,38 +122,15 @@ class SessionRouting:
         ]
 
     def _note(self, trouble: Trouble) -> None:
-        peer, now = self._gateway.peer_of(trouble.place.link), trio.current_time()
+        peer = self._gateway.peer_of(trouble.place.link)
+        self._left.note(peer, trouble)
         if trouble.blame is Blame.LOST:
-            self._exclude(peer, now + LOST_SECONDS)
             self._blamed(peer, trouble.reason)
             if self._view.others is not None:
                 self._view.others.forget(peer)
-        elif trouble.blame is Blame.FULL:
-            self._full[peer] = trouble.place.span
-            self._exclude(peer, now + max(trouble.retry_after, _LOOK_SECONDS))
-        elif trouble.blame is Blame.REFUSED:
-            self._exclude(peer, now + REFUSED_SECONDS)
-        elif trouble.blame is Blame.LEAVING:
-            self._exclude(peer, now + LEAVING_SECONDS)
-
-    def _exclude(self, peer: str, until: float) -> None:
-        self._excluded[peer] = max(until, self._excluded.get(peer, 0.0))
-
-    @contextmanager
-    def _without(self, peers: set[str]) -> Iterator[None]:
-        before = dict(self._excluded)
-        self._excluded.update(dict.fromkeys(peers, inf))
-        try:
-            yield
-        finally:
-            self._excluded = before
 
     def _wish_now(self) -> Wish:
-        now = trio.current_time()
-        return replace(
-            self._wish,
-            excluded=frozenset(peer for peer, until in self._excluded.items() if until > now),
-        )
+        return replace(self._wish, excluded=self._left.now())
 
     # -- a route
 
@@ -181,9 +145,9 @@ class SessionRouting:
                     self._take(found)
                     return places
                 continue
-            full = bool(self._full) or _lacks_room(found)
+            full = bool(self._left.full) or lacks_room(found)
             if full and living and not self.progress.started:
-                raise self.no_room()
+                raise self._left.no_room(self._view.model)
             most = FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS
             if isinstance(found, Late) or trio.current_time() - began > most:
                 raise self._given_up(found, first=first, full=full)
@@ -206,7 +170,7 @@ class SessionRouting:
             except KwaaiError as error:
                 log.debug("%s cannot be used: %s", peer, error)
                 pause = min(error.retry_after or UNREACHED_SECONDS, LOST_SECONDS)
-                self._exclude(peer, trio.current_time() + pause)
+                self._left.exclude(peer, trio.current_time() + pause)
 
         peers = {hop.peer for hop in found.hops}
         async with trio.open_nursery() as nursery:
@@ -220,7 +184,7 @@ class SessionRouting:
         """Go by this plan, and keep another warm."""
         self.plan = found
         if self.progress.started:
-            self._full.clear()
+            self._left.full.clear()
         self.same_text = self.same_text and found.same_text
         wish = self._wish_now()
         self.backup = backup(self._view.swarm(), wish, found, self._view.tier_of)
@@ -248,17 +212,9 @@ class SessionRouting:
         else:
             await trio.sleep(_LOOK_SECONDS)
 
-    def no_room(self) -> NoRoom:
-        """Who was full, and when it is worth while to ask again."""
-        now = trio.current_time()
-        until = [self._excluded.get(peer, now) - now for peer in self._full]
-        who = ", ".join(f"{peer} ({blocks(span)})" for peer, span in sorted(self._full.items()))
-        words = f"no room for another answer of {self._view.model}: {who or 'every host'} is full"
-        return NoRoom(words, retry_after=max(1.0, *until, 0.0))
-
     def _given_up(self, refusal: Refusal, *, first: bool, full: bool) -> KwaaiError:
-        if first and self._full:
-            room = self.no_room()
+        if first and self._left.full:
+            room = self._left.no_room(self._view.model)
             return NoPeerAvailable(f"{room.message}; {refusal}", retry_after=room.retry_after)
         if first:
             return NoPeerAvailable(str(refusal), retry_after=1.0 if full else None)
@@ -271,7 +227,7 @@ class SessionRouting:
         left = {one.place for one in trouble}
         kept = [place for place in route if place not in left]
         slow = all(one.blame is Blame.SLOW for one in trouble)
-        with self._without({self._gateway.peer_of(place.link) for place in left}):
+        with self._left.without({self._gateway.peer_of(place.link) for place in left}):
             found = self._planned(kept, first=False)
         if not isinstance(found, Plan) or (slow and not self._sooner(found, kept)):
             return list(route)
@@ -290,10 +246,3 @@ class SessionRouting:
         """The answer has ended."""
         self._hold(set())
         self._stand_by(set())
-
-
-def _lacks_room(refusal: Refusal) -> bool:
-    """Whether there would be a route if its hosts had room."""
-    return isinstance(refusal, Uncovered) and any(
-        "room" in missing.objections for missing in refusal.missing
-    )
