@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import trio.testing
-from simulated import Member, town
+from simulated import Member, chat, town
 from starlette.requests import Request
 
 from kwaai_core.testing import FakeHost, Line
@@ -52,3 +52,30 @@ async def test_status_and_plan(tmp_path: Path, autojump_clock: trio.testing.Mock
         assert status_lines(found)[-1] == "every block is held"
         (first,) = [line for line in status_lines(found) if one.peer in line]
         assert "0-5  rtt 2.0 ms  step 2.00 ms" in first
+
+
+async def test_status_shows_for_how_many_answers_room_is_reserved(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, Line(latency=0.001)) as here:
+        hosts = [await here.add("0-11"), await here.add("0-11")]
+        gateway = await here.add()
+        shown: list[dict[str, object]] = []
+        for host in hosts:
+            host.executor.slowness = 50
+
+        async def look() -> None:
+            await trio.sleep(3)
+            shown.append(await ask(gateway, tmp_path, "status"))
+
+        async with trio.open_nursery() as nursery:
+            found = await chat(gateway, at=1, then=lambda: nursery.start_soon(look))
+        await trio.sleep(3)
+        shown.append(await ask(gateway, tmp_path, "status"))
+        during, after = (
+            [line for line in status_lines(one) if "reserved" in line] for one in shown
+        )
+        (line,) = during
+        (spare,) = [host.peer for host in hosts if [host.peer] != found.route]
+        assert spare in line and line.endswith("reserved for 1 answers")
+        assert not after

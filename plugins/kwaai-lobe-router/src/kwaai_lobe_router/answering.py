@@ -84,7 +84,7 @@ class _Answer(trio.abc.ReceiveChannel[Delta]):
                         task_status.started()
                     self._opened.set()
                     await self._full.wait()
-            except Exception as error:
+            except Exception as error:  # of an executor: told to whoever reads the answer
                 if not attempt:
                     raise
                 self._error = error

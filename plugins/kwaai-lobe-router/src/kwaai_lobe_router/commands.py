@@ -53,7 +53,7 @@ def status_lines(found: dict[str, Any]) -> list[str]:
         lines.append(
             f"  {peer['peer']}  {units}  rtt {peer['rtt_ms']:.1f} ms  step {step:.2f} ms"
             f"  room {peer['room']} tokens"
-            + (f"  reserved {peer['reserved']} sessions" if peer["reserved"] else "")
+            + (f"  reserved for {peer['reserved']} answers" if peer["reserved"] else "")
             + ("" if peer["exact"] else "  not exact")
         )
     lines += [f"  not used: {words}" for words in found["contradictions"].values()]
