@@ -15,9 +15,6 @@ MOST_UNSENT = 64 << 20
 
 _PIECE = 1 << 16
 _RECORDS = 1 << 16
-_RECORD = 1 << 14
-"""The most bytes in a record of TLS (RFC 8446, section 5.1); a reading gives all of one record."""
-
 _PIECES = 64
 _FRAMES = 64
 """After so many frames it is the others' turn: small ones cost more to answer than to read."""
@@ -119,8 +116,8 @@ class Link:
                 if not data:
                     raise LinkLost("it closed the connection")
                 frames += self._reader.feed(data)
-                if len(data) < _RECORD or len(frames) > _FRAMES:
-                    break  # most likely there is no more; if there is, the selector says so
+                if len(frames) > _FRAMES:
+                    break
         except _WOULD_BLOCK:
             pass
         except OSError as error:

@@ -131,7 +131,6 @@ class SpanServer(Server):
         if worked:
             self._compute()
             self._waiting.worked()
-            self.flush()
         self._idle = not worked
         self._tick()
 
@@ -147,12 +146,17 @@ class SpanServer(Server):
             if self._turns.waited:
                 self._idle = False
                 self._read()
-            self._hosting.step()
-            while self._own and self._heading is not None:
-                self._heading.receive(LOCAL, self._own.popleft())
-            if self._heading is not None:
-                self._heading.step()
+            self._pass_on()
+            if self._heading is not None and self._heading.step():
+                self.flush()
+            self._hosting.step()  # the next tokens' too, so that sessions come together
+            self._pass_on()
         self._hosting.since = 0.0
+
+    def _pass_on(self) -> None:
+        """Give what was computed here for answers of one's own to where they are made."""
+        while self._own and self._heading is not None:
+            self._heading.receive(LOCAL, self._own.popleft())
 
     def _read(self) -> None:
         """Take what has come, and let go of what could not be sent before; wait for either where
