@@ -147,11 +147,14 @@ class SpanServer(Server):
                 self._idle = False
                 self._read()
             self._pass_on()
-            if self._heading is not None and self._heading.step():
-                self.flush()
+            if self._heading is not None:
+                self._heading.step()
+            if any(step.rows > 1 for _, step in self._hosting.host.ready()):
+                self.flush()  # text does not wait for the chunk of a prompt
             self._hosting.step()  # the next tokens' too, so that sessions come together
             self._pass_on()
         self._hosting.since = 0.0
+        self.flush()  # while others compute: the node needs a core for it
 
     def _pass_on(self) -> None:
         """Give what was computed here for answers of one's own to where they are made."""
