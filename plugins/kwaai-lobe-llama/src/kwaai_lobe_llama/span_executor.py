@@ -51,6 +51,7 @@ class _Shop:
     users: int = 0
     units: tuple[UnitFile, ...] = ()
     head: Path | None = None
+    heading: trio.Lock = field(default_factory=trio.Lock)
     files: ExitStack = field(default_factory=ExitStack)
     worker: SpanWorker | None = None
     rows: int = 0
@@ -156,11 +157,12 @@ class SpanWorkers:
             gate=self._state / "exact",
         )
         async with self._shop(card, file, planned, exact) as shop:
-            if shop.head is None:
-                use = self.slices.using(partial(slice_head, file, card.digest))
-                path_of_head = await trio.to_thread.run_sync(shop.files.enter_context, use)
-                shop.rows = await (await shop.serving()).head(path_of_head)
-                shop.head = path_of_head
+            async with shop.heading:  # a second one would take the place of the first
+                if shop.head is None:
+                    use = self.slices.using(partial(slice_head, file, card.digest))
+                    path_of_head = await trio.to_thread.run_sync(shop.files.enter_context, use)
+                    shop.rows = await (await shop.serving()).head(path_of_head)
+                    shop.head = path_of_head
             yield LlamaSpanHead(shop)
 
     @asynccontextmanager

@@ -101,6 +101,7 @@ class SpanServer(Server):
             self._outbox.send(Kind.UNFIT, number, str(error).encode("utf-8", "replace"))
             return
         release_zero_pages()
+        self._tell_load(time.monotonic())  # first, so that whoever may ask knows what is free
         self._outbox.send(Kind.LOADED, number, json.dumps({"max_rows": rows}).encode())
 
     def _hold(self, files: Sequence[UnitFile]) -> int:
