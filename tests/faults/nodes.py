@@ -65,6 +65,14 @@ class Node:
     def lives(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    async def add(self, model: Path, name: str) -> None:
+        """Give it a file as a model. Errors: :class:`Broken`."""
+        done = await trio.to_thread.run_sync(
+            lambda: self.home.kwaai("models", "add", str(model), "--id", name)
+        )
+        if done.returncode:
+            raise Broken(f"the model was not added: {done.stderr}")
+
     async def start(self, environment: Mapping[str, str]) -> None:
         """Start its process, and wait until it answers. Errors: :class:`Broken`."""
         self._begin(environment)

@@ -54,7 +54,7 @@ class Swarm:
         self._prepare_wire()
         await stack.enter_async_context(self.wires.opened(self._folder / "wire.sock"))
         whole = self._make("whole", {"load": MODEL, "exact": True}, {})
-        await self._add(whole, model)
+        await whole.add(model, MODEL)
         self.asked = self._make("asked", {"load": "none"}, {"whole": False})
         size = SHAPE.blocks // THIRDS
         self._hosts = [
@@ -110,13 +110,6 @@ class Swarm:
             "spans": spans,
         }
         return Node.make(name, self._folder / name, config, third=third)
-
-    async def _add(self, node: Node, model: Path) -> None:
-        done = await trio.to_thread.run_sync(
-            lambda: node.home.kwaai("models", "add", str(model), "--id", MODEL)
-        )
-        if done.returncode:
-            raise Broken(f"the model was not added: {done.stderr}")
 
     async def _learn_texts(self, whole: Node) -> None:
         await whole.start(self._environment)

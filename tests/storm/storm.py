@@ -90,7 +90,7 @@ class Storm:
         ]
         nodes = [whole, self.asked, *self.hosts]
         try:
-            await self._add(whole, model)
+            await whole.add(model, MODEL)
             for node in nodes[1:]:
                 shutil.copytree(whole.home.folder / "state", node.home.folder / "state")
             await self._learn_texts(whole)
@@ -110,13 +110,6 @@ class Storm:
             "spans": spans,
         }
         return Node.make(name, self.folder / name.replace(" ", "-"), config)
-
-    async def _add(self, node: Node, model: Path) -> None:
-        done = await trio.to_thread.run_sync(
-            lambda: node.home.kwaai("models", "add", str(model), "--id", MODEL)
-        )
-        if done.returncode:
-            raise Broken(f"the model was not added: {done.stderr}")
 
     async def _learn_texts(self, whole: Node) -> None:
         await whole.start({})

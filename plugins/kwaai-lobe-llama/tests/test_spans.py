@@ -7,7 +7,7 @@ import signal
 import socket
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,9 +33,12 @@ from kwaai_core.span.roles import LOCAL, Routing, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama.executor import LlamaExecutor
+from kwaai_lobe_llama.frames import Kind as Message
 from kwaai_lobe_llama.planning import machine_memory
 from kwaai_lobe_llama.settings import LlamaSettings
+from kwaai_lobe_llama.span_process import SpanWorker
 
+from .late import Late
 from .test_executor import executor
 
 BLOCKS, WIDTH = TINY_QWEN2.blocks, TINY_QWEN2.embedding
@@ -118,18 +121,14 @@ class Swarm:
         *,
         tokens: int = 24,
         prompt: str = PROMPT,
-        in_the_middle: Callable[[], None] = lambda: None,
     ) -> Answer:
         request = GenerateRequest(await self.card(), prompt, GREEDY, max_tokens=tokens)
-        answer, told = Answer(), False
+        answer = Answer()
         async with self.head.generate(request, routing) as deltas:
             async for delta in deltas:
                 answer.text += delta.text
                 answer.tokens += delta.tokens
                 answer.report = delta.report or answer.report
-                if answer.tokens >= 8 and not told:
-                    told = True
-                    in_the_middle()
         return answer
 
     async def whole(self, *, tokens: int = 24, prompt: str = PROMPT) -> str:
@@ -205,6 +204,42 @@ async def test_what_is_held_is_measured_before_the_first_session(qwen2: Path, ga
         assert (load.free, load.sessions, load.waiting) == (SETTINGS.streams, 0, 0)
 
 
+async def test_a_load_of_what_is_held_is_told_before_that_it_is_held(
+    qwen2: Path, gates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, take = list[tuple[int, int]](), SpanWorker._take
+
+    def watched(worker: SpanWorker, kind: Message, number: int, payload: bytes) -> None:
+        if kind is Message.LOADED:
+            told.append((worker.load.free, len(worker.load.step_seconds)))
+        take(worker, kind, number, payload)
+
+    monkeypatch.setattr(SpanWorker, "_take", watched)
+    async with executor(gates, {"m": qwen2}, SETTINGS) as node:
+        (card,) = await node.models()
+        async with node.hold(card, [FIRST], exact=False):
+            assert told == [(SETTINGS.streams, 1)]
+
+
+async def test_two_who_ask_for_a_head_at_once_share_it(
+    qwen2: Path, gates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, load = list[object](), SpanWorker.head
+
+    async def counted(worker: SpanWorker, path: Path) -> int:
+        loaded.append(worker)
+        return await load(worker, path)
+
+    monkeypatch.setattr(SpanWorker, "head", counted)
+    async with executor(gates, {"m": qwen2}, SETTINGS) as node, AsyncExitStack() as heads:
+        (card,) = await node.models()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                head = node.head(card, exact=False)
+                nursery.start_soon(heads.enter_async_context, head)
+        assert len(loaded) == 1
+
+
 async def test_a_chain_of_workers_gives_the_text_of_the_whole_to_many_at_once(
     qwen2: Path, gates: Path
 ) -> None:
@@ -228,13 +263,12 @@ async def test_a_host_that_dies_in_mid_answer_is_replaced(
     qwen2: Path, gates: Path, fault: signal.Signals
 ) -> None:
     async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
-        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in nodes.links[1:]]
-        routes = Routes(ways)
         victim = nodes.worker(1)
+        struck = await Late(lambda: os.kill(victim, fault)).link(nodes, nodes.hosts[1])
+        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in (struck, nodes.links[2])]
+        routes = Routes(ways)
         try:
-            answer = await nodes.ask(
-                routes, tokens=60, in_the_middle=lambda: os.kill(victim, fault)
-            )
+            answer = await nodes.ask(routes, tokens=60)
         finally:
             if fault is signal.SIGSTOP:
                 os.kill(victim, signal.SIGCONT)
@@ -270,12 +304,12 @@ async def test_without_another_way_the_answer_ends_with_the_reason(
     qwen2: Path, gates: Path
 ) -> None:
     async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
-        routes = Routes([[Place(LOCAL, FIRST), Place(nodes.links[1], REST)]])
         victim = nodes.worker(1)
+        struck = Late(lambda: os.kill(victim, signal.SIGKILL))
+        link = await struck.link(nodes, nodes.hosts[1])
+        routes = Routes([[Place(LOCAL, FIRST), Place(link, REST)]])
         with pytest.raises(UpstreamLost, match="no other way"):
-            await nodes.ask(
-                routes, tokens=200, in_the_middle=lambda: os.kill(victim, signal.SIGKILL)
-            )
+            await nodes.ask(routes, tokens=60)
         assert routes.asked[-1][0].blame is Blame.LOST
         await nodes.all_free()
 
@@ -304,14 +338,17 @@ async def test_who_leaves_in_mid_answer_frees_what_the_hosts_hold(qwen2: Path, g
 
 async def test_a_host_that_drains_is_left_before_it_goes(qwen2: Path, gates: Path) -> None:
     async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
-        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in nodes.links[1:]]
-        routes = Routes(ways)
         async with trio.open_nursery() as nursery:
-            answer = await nodes.ask(
-                routes,
-                tokens=60,
-                in_the_middle=lambda: nursery.start_soon(nodes.hosts[1].drain),
-            )
+
+            def leave() -> None:
+                late.seconds = 0.02  # what the host says of it has to come before the answer ends
+                nursery.start_soon(nodes.hosts[1].drain)
+
+            late = Late(leave)
+            first = await late.link(nodes, nodes.hosts[1])
+            ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in (first, nodes.links[2])]
+            routes = Routes(ways)
+            answer = await nodes.ask(routes, tokens=60)
         assert answer.text == await nodes.whole(tokens=60)
         assert routes.asked[1][0].blame is Blame.LEAVING
         refused = Routes([ways[0]])
