@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ import trio
 from tests.system.real_kwaai import KWAAI, Home
 
 START_SECONDS = 120.0
+KNOWN_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
 
@@ -31,13 +32,15 @@ class Broken(Exception):
 class Node:
     """A ``kwaai run`` with a folder of its own, which outlives its processes.
 
-    ``third`` is the part of the model that it holds, None for the one that is asked. ``frozen`` are
-    the processes that were stopped and not continued yet, ``pids`` those that it ever had.
+    ``third`` is the part of the model that it holds, None for the one that is asked; ``host`` the
+    network namespace in which it runs, nothing for this machine's own. ``frozen`` are the processes
+    that were stopped and not continued yet, ``pids`` those that it ever had.
     """
 
     name: str
     home: Home
     third: int | None = None
+    host: str = ""
     peer: str = ""
     worker: int = 0
     process: subprocess.Popen[bytes] | None = None
@@ -81,7 +84,7 @@ class Node:
     def _begin(self, environment: Mapping[str, str]) -> None:
         with (self.home.folder / "run.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [KWAAI, "run", "--port", "0"],
+                [*self._inside, KWAAI, "run", "--port", "0"],
                 env={**self.home.environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -90,6 +93,18 @@ class Node:
         self.pids.add(self.process.pid)
         self.worker = 0
         self.frozen.clear()
+
+    @property
+    def _inside(self) -> list[str]:
+        return ["ip", "netns", "exec", self.host] if self.host else []
+
+    async def ready(self) -> None:
+        """Wait until it answers requests for models. Errors: :class:`Broken`."""
+
+        async def is_ready() -> bool:
+            return await self.get("/ready") is not None
+
+        await self.until("it was ready", is_ready)
 
     async def until(self, what: str, condition: Callable[[], Any]) -> None:
         """Wait until an awaited condition holds. Errors: :class:`Broken`."""
@@ -168,6 +183,45 @@ class Node:
             await trio.to_thread.run_sync(self.process.wait, abandon_on_cancel=True)
         self.process.kill()
         await trio.to_thread.run_sync(self.process.wait)
+
+
+async def join(asked: Node, hosts: Sequence[Node], environment: Mapping[str, str]) -> None:
+    """Start nodes, and let the hosts join a group of the one that is asked. Errors:
+    :class:`Broken`."""
+    async with trio.open_nursery() as nursery:
+        for node in (asked, *hosts):
+            nursery.start_soon(node.start, environment)
+    invitation = {"group": "swarm", "seconds": 3600, "may_invite": True}
+    for host in hosts:
+        line = await asked.post("/peers/invite", invitation)
+        if await host.post("/peers/join", {"line": line["line"]}) is None:
+            raise Broken(f"{host.name} could not join: {host.log[-500:]}")
+        host.peer = (await host.facts("identity"))["peer_id"]
+
+
+async def known(asked: Node, model: str) -> set[str]:
+    """The peers that one who is asked could use for a model now."""
+    found = await asked.get(f"/lobes/router/status?model={model}", seconds=20) or {}
+    return {peer["peer"] for peer in found.get("peers", [])}
+
+
+async def all_known(asked: Node, hosts: Iterable[Node], model: str) -> None:
+    """Wait until one who is asked reckons with these. Errors: :class:`Broken`."""
+    deadline = time.monotonic() + KNOWN_SECONDS
+    wanted = {host.peer for host in hosts}
+    while missing := wanted - await known(asked, model):
+        if time.monotonic() > deadline:
+            names = ", ".join(host.name for host in hosts if host.peer in missing)
+            raise Broken(f"{names}: not known after {KNOWN_SECONDS:.0f} s")
+        await trio.sleep(0.1)
+
+
+async def end(nodes: Sequence[Node]) -> None:
+    """End the processes of all of them, also where the caller is cancelled."""
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            for node in nodes:
+                nursery.start_soon(node.end)
 
 
 def _toml(config: Mapping[str, object]) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,13 @@ import trio
 
 from kwaai_core.testing.models import Shape, write_random_model
 from tests.faults.asking import LONG, MODEL, SHORT, TOLD, Question, ask
-from tests.faults.nodes import Broken, Node
+from tests.faults.nodes import Broken, Node, all_known, end, join, known
 from tests.faults.wires import Watcher, Wires
 
 SHAPE = Shape("qwen2", blocks=6)
 THIRDS = 3
 _SPARES = 2
 _STREAMS, _CONTEXT = 4, 1024
-_KNOWN_SECONDS = 60.0
 
 
 class Swarm:
@@ -67,17 +65,12 @@ class Swarm:
             for third in range(THIRDS)
             for spare in range(_SPARES)
         ]
-        stack.push_async_callback(self._end, [whole, self.asked, *self._hosts])
+        stack.push_async_callback(end, [whole, self.asked, *self._hosts])
         for node in (self.asked, *self._hosts):  # what the model is, is found out once
             shutil.copytree(whole.home.folder / "state", node.home.folder / "state")
         await self._learn_texts(whole)
-        await self._join()
-
-    async def _end(self, nodes: Sequence[Node]) -> None:
-        with trio.CancelScope(shield=True):
-            async with trio.open_nursery() as nursery:
-                for node in nodes:
-                    nursery.start_soon(node.end)
+        await join(self.asked, self._hosts, self._environment)
+        await self.settled(self._hosts)
 
     def _prepare_wire(self) -> None:
         """A distribution with the lobe that hands data channels over."""
@@ -113,28 +106,12 @@ class Swarm:
 
     async def _learn_texts(self, whole: Node) -> None:
         await whole.start(self._environment)
-
-        async def ready() -> bool:
-            return await whole.get("/ready") is not None
-
-        await whole.until("it was ready", ready)
+        await whole.ready()
         for question in (*SHORT, *LONG, *TOLD):
             self.texts[question] = (await ask(whole, question)).text
         await whole.end()
         if not all(self.texts.values()) or len(set(self.texts.values())) < len(self.texts):
             raise Broken(f"the whole model gave {list(self.texts.values())}")
-
-    async def _join(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for node in (self.asked, *self._hosts):
-                nursery.start_soon(node.start, self._environment)
-        invitation = {"group": "faults", "seconds": 600, "may_invite": True}
-        for host in self._hosts:
-            line = await self.asked.post("/peers/invite", invitation)
-            if await host.post("/peers/join", {"line": line["line"]}) is None:
-                raise Broken(f"{host.name} could not join: {host.log[-500:]}")
-            host.peer = (await host.facts("identity"))["peer_id"]
-        await self.settled(self._hosts)
 
     # -- how it is
 
@@ -148,8 +125,7 @@ class Swarm:
 
     async def known(self) -> set[str]:
         """The peers that the one that is asked could use now."""
-        found = await self.asked.get(f"/lobes/router/status?model={MODEL}", seconds=20) or {}
-        return {peer["peer"] for peer in found.get("peers", [])}
+        return await known(self.asked, MODEL)
 
     async def suspected(self) -> Counter[str]:
         """How often each peer was lost in an answer."""
@@ -161,17 +137,12 @@ class Swarm:
         free: int = held[0]["free"]
         return _STREAMS - free if free + held[0].get("sessions", 0) == _STREAMS else None
 
-    async def settled(self, hosts: Iterable[Node]) -> None:
+    async def settled(self, hosts: Sequence[Node]) -> None:
         """Wait until these hold their blocks again, and are known for it."""
         for host in hosts:
             await host.until("it held its blocks", partial(self._holds, host))
             await host.look()
-        deadline = time.monotonic() + _KNOWN_SECONDS
-        wanted = {host.peer for host in hosts}
-        while not wanted <= await self.known():
-            if time.monotonic() > deadline:
-                raise Broken(f"not known again: {wanted - await self.known()}")
-            await trio.sleep(0.1)
+        await all_known(self.asked, hosts, MODEL)
 
     async def forgotten(self, host: Node) -> None:
         """Wait until a host is not reckoned with any more."""

@@ -20,13 +20,12 @@ import trio
 
 from kwaai_core.testing.models import Shape, write_random_model
 from tests.faults.asking import MODEL, Answer, Question, ask
-from tests.faults.nodes import Broken, Node
+from tests.faults.nodes import Broken, Node, all_known, end, join, known
 
 SHAPE = Shape("qwen2", blocks=6)
 _FIRST, _REST = "0-1", "2-5"
 _HOSTS = 3
 _CONTEXT = 1024
-_KNOWN_SECONDS = 60.0
 _FORGET_SECONDS = 8.0
 """What a lost link has left is forgotten after five seconds."""
 
@@ -94,13 +93,11 @@ class Storm:
             for node in nodes[1:]:
                 shutil.copytree(whole.home.folder / "state", node.home.folder / "state")
             await self._learn_texts(whole)
-            await self._join()
+            await join(self.asked, self.hosts, {})
+            await all_known(self.asked, self.hosts, MODEL)
             yield
         finally:
-            with trio.CancelScope(shield=True):
-                async with trio.open_nursery() as nursery:
-                    for node in nodes:
-                        nursery.start_soon(node.end)
+            await end(nodes)
 
     def _make(self, name: str, llama: dict[str, object], spans: dict[str, object]) -> Node:
         config = {
@@ -113,42 +110,13 @@ class Storm:
 
     async def _learn_texts(self, whole: Node) -> None:
         await whole.start({})
-
-        async def ready() -> bool:
-            return await whole.get("/ready") is not None
-
-        await whole.until("it was ready", ready)
+        await whole.ready()
         for number in range(self.weather.chats):
             question = _question(number, self.weather.tokens)
             self.texts[question] = (await ask(whole, question)).text
         await whole.end()
         if not all(self.texts.values()) or len(set(self.texts.values())) < len(self.texts):
             raise Broken("the whole model gave equal answers, or none")
-
-    async def _join(self) -> None:
-        async with trio.open_nursery() as nursery:
-            for node in (self.asked, *self.hosts):
-                nursery.start_soon(node.start, {})
-        invitation = {"group": "storm", "seconds": 3600, "may_invite": True}
-        for host in self.hosts:
-            line = await self.asked.post("/peers/invite", invitation)
-            if await host.post("/peers/join", {"line": line["line"]}) is None:
-                raise Broken(f"{host.name} could not join: {host.log[-500:]}")
-            host.peer = (await host.facts("identity"))["peer_id"]
-        for host in self.hosts:
-            await self._known(host)
-
-    async def _known(self, host: Node) -> None:
-        """Wait until the one that is asked reckons with a host."""
-        deadline = time.monotonic() + _KNOWN_SECONDS
-        while host.peer not in await self._peers():
-            if time.monotonic() > deadline:
-                raise Broken(f"{host.name} is not known")
-            await trio.sleep(0.2)
-
-    async def _peers(self) -> set[str]:
-        found = await self.asked.get(f"/lobes/router/status?model={MODEL}", seconds=20) or {}
-        return {peer["peer"] for peer in found.get("peers", [])}
 
     # -- the storm
 
@@ -181,7 +149,7 @@ class Storm:
         async with trio.open_nursery() as nursery:
             while time.monotonic() < self._end:
                 await trio.sleep(self.random.uniform(self.weather.least, self.weather.most))
-                peers = await self._peers()
+                peers = await known(self.asked, MODEL)
                 there = [host for host in self.hosts if host.lives and host.peer in peers]
                 if len(there) > 1:  # somebody has to be able to stand in
                     host = self.random.choice(there)

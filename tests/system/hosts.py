@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from real_kwaai import KWAAI, Home
+from tests.system.real_kwaai import KWAAI, Home
 
 START_S = 60.0
 _ROUTER = """
@@ -44,7 +44,8 @@ table ip filter {
 """
 
 
-def _ip(*words: str) -> None:
+def ip(*words: str) -> None:
+    """Errors: ``OSError`` with what it said."""
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"ip {' '.join(words)}: {done.stderr.strip()}")
@@ -58,8 +59,8 @@ def missing(*, routers: bool = False) -> str | None:
             return f"there is no {tool} here: install the package {package}"
     name = f"kwaai{os.getpid()}try"
     try:
-        _ip("netns", "add", name)
-        _ip("netns", "del", name)
+        ip("netns", "add", name)
+        ip("netns", "del", name)
     except OSError as error:
         return f"no network namespaces can be made here, which takes root: {error}"
     return None
@@ -154,8 +155,8 @@ class Net:
 
     def __enter__(self) -> Self:
         self._switch = self._namespace("switch")
-        _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
-        _ip("-n", self._switch, "link", "set", "bridge", "up")
+        ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self._switch, "link", "set", "bridge", "up")
         return self
 
     def __exit__(self, *args: object) -> None:
@@ -174,7 +175,7 @@ class Net:
         self._cable(router, "lan", inside, "wan")
         self._address(router, "lan", f"{lan}.1/24")
         self._address(inside, "wan", f"{lan}.2/24")
-        _ip("-n", inside, "route", "add", "default", "via", f"{lan}.1")
+        ip("-n", inside, "route", "add", "default", "via", f"{lan}.1")
         exec_ = ["ip", "netns", "exec", router]
         subprocess.run([*exec_, "sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
         rules = _ROUTER.replace("RULE", rule)
@@ -188,26 +189,24 @@ class Net:
 
     def _namespace(self, name: str) -> str:
         full = f"kwaai{os.getpid()}{name}"
-        _ip("netns", "add", full)
-        self._stack.callback(_ip, "netns", "del", full)
-        _ip("-n", full, "link", "set", "lo", "up")
+        ip("netns", "add", full)
+        self._stack.callback(ip, "netns", "del", full)
+        ip("-n", full, "link", "set", "lo", "up")
         return full
 
     def _plug(self, inside: str, device: str) -> str:
         """A cable to the switch; the address that the other end has then."""
         self._made += 1
         self._cable(inside, device, self._switch, f"port{self._made}")
-        _ip("-n", self._switch, "link", "set", f"port{self._made}", "master", "bridge")
+        ip("-n", self._switch, "link", "set", f"port{self._made}", "master", "bridge")
         address = f"10.77.0.{self._made}"
         self._address(inside, device, f"{address}/24")
         return address
 
     def _cable(self, one: str, device: str, other: str, socket: str) -> None:
-        _ip(
-            "-n", one, "link", "add", device, "type", "veth", "peer", "name", socket, "netns", other
-        )
-        _ip("-n", one, "link", "set", device, "up")
-        _ip("-n", other, "link", "set", socket, "up")
+        ip("-n", one, "link", "add", device, "type", "veth", "peer", "name", socket, "netns", other)
+        ip("-n", one, "link", "set", device, "up")
+        ip("-n", other, "link", "set", socket, "up")
 
     def _address(self, inside: str, device: str, address: str) -> None:
-        _ip("-n", inside, "address", "add", address, "dev", device)
+        ip("-n", inside, "address", "add", address, "dev", device)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import Host, Net, missing, this_machine
+
+from tests.system.hosts import Host, Net, missing, this_machine
 
 LOBES = ("--lobes", "identity,libp2p")
 

@@ -88,7 +88,11 @@ def predicted(case: Case, hops: tuple[Hop, ...]) -> Found:
         units = [u for u in peer.units if hop.span.lo <= u.span.lo and u.span.hi <= hop.span.hi]
         entering = peer.link + peer.queue + (0 if hop.peer == LOCAL else swarm.overhead)
         latency += entering + sum(unit.step for unit in units)
-        first += entering + wish.prompt * (peer.link_row + sum(unit.row for unit in units))
+        trips, sent, window = 1, 14_600, 14_600
+        while sent < wish.prompt * peer.row_bytes:
+            trips, window = trips + 1, 2 * window
+            sent += window
+        first += entering + trips * peer.link + wish.prompt * sum(unit.row for unit in units)
     uniform = all(known[hop.peer].fingerprint == wish.fingerprint for hop in hops)
     return Found(hops, latency, first, uniform)
 
@@ -131,7 +135,7 @@ def random_candidate(r: random.Random, peer: str, blocks: int) -> Candidate:
         peer,
         tuple(Unit(span, r.randint(0, 30), r.randint(0, 12)) for span in spans),
         link=0 if local else r.randint(0, 40),
-        link_row=0 if local else r.choice((0, 3)),
+        row_bytes=0 if local else r.choice((0, 3584)),
         queue=r.choice((0, 0, 20)),
         room=r.choice((60, 100, 200)),
         fingerprint=r.choice("aab"),

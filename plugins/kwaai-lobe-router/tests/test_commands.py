@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import trio.testing
 from simulated import Member, chat, town
 from starlette.requests import Request
 
+from kwaai_core import RequestError
 from kwaai_core.testing import FakeHost, Line
 from kwaai_lobe_router.commands import plan_lines, status_lines
 from kwaai_lobe_router.routes import routes
 
 
-async def ask(member: Member, folder: Path, what: str) -> dict[str, object]:
+async def ask(member: Member, folder: Path, what: str, more: str = "") -> dict[str, object]:
     host = FakeHost(folder, router=member.router)
     (route,) = [route for route in routes(host) if route.path == f"/{what}"]
-    scope = {"type": "http", "query_string": b"model=toy/model", "headers": []}
+    scope = {"type": "http", "query_string": f"model=toy/model{more}".encode(), "headers": []}
     response = await route.endpoint(Request(scope))
     found: dict[str, object] = json.loads(response.body)
     return found
@@ -48,6 +50,16 @@ async def test_status_and_plan(tmp_path: Path, autojump_clock: trio.testing.Mock
         assert found["route"] != found["backup"]
         assert found["holders"] == [1] * 6 + [2] * 6
         assert f"{one.peer} (0-5) → " in plan_lines(found)[0]
+        assert plan_lines(found)[1].endswith(" to the first after 32 tokens")
+        longer = await ask(gateway, tmp_path, "plan", "&prompt_tokens=2000")
+        assert plan_lines(longer)[1].endswith(" to the first after 2000 tokens")
+        for field in ("latency_ms", "first_token_ms"):
+            assert isinstance(found[field], float) and isinstance(longer[field], float)
+        assert longer["latency_ms"] == found["latency_ms"]
+        assert longer["first_token_ms"] > found["first_token_ms"] + 1000
+        for wrong in ("0", "-1", "x", "9" * 5000, "²"):
+            with pytest.raises(RequestError, match="prompt_tokens must be a whole number"):
+                await ask(gateway, tmp_path, "plan", f"&prompt_tokens={wrong}")
         found = await ask(gateway, tmp_path, "status")
         assert status_lines(found)[-1] == "every block is held"
         (first,) = [line for line in status_lines(found) if one.peer in line]

@@ -109,7 +109,7 @@ def frontier(swarm: Swarm, prompt: int) -> list[tuple[int, int]]:
     for lo, front in enumerate(fronts):
         for candidate in swarm.candidates:
             at, cost = lo, candidate.link + candidate.queue + swarm.overhead
-            lead = cost
+            lead = cost + candidate.link  # once more, to open the session
             for unit in candidate.units:
                 if unit.span.lo == at:
                     at, cost, lead = unit.span.hi, cost + unit.step, lead + prompt * unit.row

@@ -4,10 +4,10 @@ from kwaai_lobe_router.facts import FastFacts, SlowFacts
 from kwaai_lobe_router.fields import MAX_NS
 from kwaai_lobe_router.swarm import Candidate, Unit
 
+FLOAT32_BYTES = 4
 
-def candidate(
-    peer: str, slow: SlowFacts, fast: FastFacts, *, rtt: int, me: str, link_row: int = 0
-) -> Candidate:
+
+def candidate(peer: str, slow: SlowFacts, fast: FastFacts, *, rtt: int, me: str) -> Candidate:
     """A peer as a plan sees it, ``rtt`` nanoseconds away as this node, ``me``, has measured it.
 
     Of the two ends' word on the link the larger counts. A session more makes its batches one row
@@ -18,7 +18,7 @@ def candidate(
         peer,
         tuple(map(Unit, slow.units, steps, fast.row)),
         link=max(rtt, fast.links.get(me, 0)),
-        link_row=link_row,
+        row_bytes=slow.width * FLOAT32_BYTES,
         queue=_queue(fast),
         room=min(fast.room, slow.cells),
         reserved=fast.reserved,

@@ -10,6 +10,7 @@ import click
 
 from kwaai_core.config import load_config
 from kwaai_core.local import answered, node_client
+from kwaai_lobe_router.routes import MOST_PROMPT, PROMPT
 
 _PATIENCE = 60.0
 _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -32,16 +33,23 @@ def status(model: str, as_json: bool) -> None:
 
 @swarm.command()
 @_MODEL
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(1, MOST_PROMPT),
+    default=PROMPT,
+    show_default=True,
+    help="Predict the time to the first token after a prompt of so many.",
+)
 @_JSON
-def plan(model: str, as_json: bool) -> None:
+def plan(model: str, prompt_tokens: int, as_json: bool) -> None:
     """Show the route that an answer of MODEL would take now, and the one that stands by."""
-    found = _ask("plan", model)
+    found = _ask("plan", model, prompt_tokens=prompt_tokens)
     click.echo(json.dumps(found, indent=2) if as_json else "\n".join(plan_lines(found)))
 
 
-def _ask(what: str, model: str) -> Any:
+def _ask(what: str, model: str, **more: int) -> Any:
     with node_client(load_config().state, timeout=_PATIENCE) as client:
-        return answered(client.get(f"/lobes/router/{what}", params={"model": model}))
+        return answered(client.get(f"/lobes/router/{what}", params={"model": model, **more}))
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:
@@ -69,7 +77,7 @@ def plan_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"route    {_path(found['route'])}"]
     lines.append(
         f"         {found['latency_ms']:.1f} ms a token, {found['first_token_ms']:.1f} ms to the "
-        "first of a short prompt"
+        f"first after {found['prompt_tokens']} tokens"
     )
     spare = found["backup"]
     lines.append(f"backup   {_path(spare)}" if spare else "backup   none: nobody could stand in")

@@ -28,6 +28,7 @@ from kwaai_lobe_router.swarm import (
     nobody_is_known,
 )
 
+_INITIAL_WINDOW = 14_600
 _HOPS_BITS = 10
 _TIME_BITS = 64
 
@@ -103,6 +104,14 @@ def _enter(fit: Fit, candidate: Candidate) -> int:
     return candidate.link + candidate.queue + overhead
 
 
+def _trips_at_first(candidate: Candidate, prompt: int) -> int:
+    """The round trips that only the first token takes: the one that opens the session, and those
+    for which TCP, on a line that was idle, has to wait before all rows of the prompt are sent (10
+    segments at first, RFC 6928, then twice as many in each round trip, RFC 5681)."""
+    flights = -(-prompt * candidate.row_bytes // _INITIAL_WINDOW)
+    return max(1, flights.bit_length())
+
+
 def _lane(fit: Fit, candidate: Candidate, penalties: Iterable[int] = ()) -> Lane:
     """A lane whose costs have penalties before the time and, in their last bits, the number of
     hops: of equals the route with fewer."""
@@ -116,7 +125,7 @@ def _lane(fit: Fit, candidate: Candidate, penalties: Iterable[int] = ()) -> Lane
         costs,
         [prompt * unit.row for unit in units],
         enter << _HOPS_BITS | 1,
-        enter + prompt * candidate.link_row,
+        enter + _trips_at_first(candidate, prompt) * candidate.link,
     )
 
 

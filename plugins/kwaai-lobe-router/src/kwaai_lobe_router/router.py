@@ -206,8 +206,9 @@ class SpanRouter:
         wish = replace(wish, prompt=prompt_tokens(request.prompt))
         return gateway, SessionRouting(view, gateway, wish, swarm.blame, request.max_tokens)
 
-    async def show(self, model: str, *, planned: bool) -> dict[str, Any]:
-        """What is known of a model's holders, and where an answer would go now, for JSON.
+    async def show(self, model: str, *, planned: bool, prompt: int = 1) -> dict[str, Any]:
+        """What is known of a model's holders, and where an answer would go now, for JSON; the time
+        to the first token is that after a prompt of so many.
 
         Errors: those of :meth:`route` for a model that is not here, or cannot be cut.
         """
@@ -226,7 +227,7 @@ class SpanRouter:
             return complete(showing.status(card, view.swarm()))
         exact = self._settings.exact
         gateway = await self.swarm.gateways.of(executor, card, exact=exact)
-        wish = self.wish(self.swarm, Intent(model, exact=exact), gateway)
+        wish = replace(self.wish(self.swarm, Intent(model, exact=exact), gateway), prompt=prompt)
         return complete(showing.planned(card, view.swarm(), wish, view.tier_of))
 
     def describe(self) -> Mapping[str, Any]:

@@ -13,6 +13,9 @@ from kwaai_core import Host, RequestError
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+PROMPT, MOST_PROMPT = 32, 1 << 20
+"""For how long a prompt the time to the first token is told, where nobody says, and at most."""
+
 
 def routes(host: Host) -> list[Route]:
     """Both, for the router that is open when they are called."""
@@ -28,4 +31,9 @@ async def _answer(host: Host, request: Request, *, planned: bool) -> JSONRespons
     if show is None:
         raise RequestError("the router of this node is another: see [roles] router in kwaai.toml")
     model = request.query_params.get("model", "")
-    return JSONResponse(await show(model, planned=planned))
+    prompt = request.query_params.get("prompt_tokens", str(PROMPT))
+    if not prompt.isascii() or not prompt.isdecimal() or not 1 <= int(prompt[:10]) <= MOST_PROMPT:
+        raise RequestError(
+            f"prompt_tokens must be a whole number from 1 to {MOST_PROMPT}", param="prompt_tokens"
+        )
+    return JSONResponse(await show(model, planned=planned, prompt=int(prompt)))

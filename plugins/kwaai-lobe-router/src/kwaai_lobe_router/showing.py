@@ -32,7 +32,8 @@ def status(card: ModelCard, swarm: Swarm) -> Document:
 
 
 def planned(card: ModelCard, swarm: Swarm, wish: Wish, tier_of: TierOf) -> Document:
-    """The route that an answer would take now, and the one that stands by; or why there is none."""
+    """The route that an answer would take now, and the one that stands by; or why there is none.
+    The time to the first token is that after a prompt of as many tokens as the wish says."""
     found = plan(swarm, wish, tier_of)
     if not isinstance(found, Plan):
         return status(card, swarm) | {"route": None, "refused": str(found)}
@@ -41,6 +42,7 @@ def planned(card: ModelCard, swarm: Swarm, wish: Wish, tier_of: TierOf) -> Docum
         "route": _hops(found.hops),
         "latency_ms": found.latency / 1e6,
         "first_token_ms": found.first_token / 1e6,
+        "prompt_tokens": wish.prompt,
         "same_text_guaranteed": found.same_text,
         "backup": _hops(spare.hops) if spare else None,
         "backup_latency_ms": spare.latency / 1e6 if spare else None,

@@ -29,16 +29,15 @@ class Unit:
 class Candidate:
     """Somebody who holds units of the model; ``peer`` is :data:`LOCAL` for this node.
 
-    ``units`` are in ascending order and do not overlap. ``link`` is the round trip to it,
-    ``link_row`` what a row of a prefill takes on the way there and back, ``queue`` how long a step
-    waits for others; nanoseconds. It has room for ``room`` more tokens, and keeps that of
-    ``reserved`` sessions for this node.
+    ``units`` are in ascending order and do not overlap. ``link`` is the round trip to it, ``queue``
+    how long a step waits for others; nanoseconds. A row takes ``row_bytes`` on the way there. It
+    has room for ``room`` more tokens, and keeps that of ``reserved`` sessions for this node.
     """
 
     peer: str
     units: tuple[Unit, ...]
     link: int = 0
-    link_row: int = 0
+    row_bytes: int = 0
     queue: int = 0
     room: int = 1 << 62
     reserved: int = 0
