@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from kwaai_core import (
     GenerateRequest,
     KwaaiError,
     ModelCard,
+    ModelLoading,
     Span,
     WorkerLost,
 )
@@ -34,6 +35,8 @@ from kwaai_lobe_llama.span_process import SpanWorker
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 2.0
+RELEASE_SECONDS = 5.0
+"""For how long a process that stays is waited for to free its units, if it stands still."""
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +44,7 @@ class _Shop:
     """The one worker of spans that a model has in one mode, and what it shall have loaded.
 
     ``users`` hold it or its head; it ends with the last of them, and so does its use of the
-    head's file, in ``files``.
+    head's file, in ``files``. Its units are ``held`` by one of them at the most.
     """
 
     file: GgufFile
@@ -49,6 +52,7 @@ class _Shop:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     changed: trio.Event = field(default_factory=trio.Event)
     users: int = 0
+    held: bool = False
     units: tuple[UnitFile, ...] = ()
     head: Path | None = None
     heading: trio.Lock = field(default_factory=trio.Lock)
@@ -124,12 +128,10 @@ class SpanWorkers:
         ):
             with ExitStack() as files:
                 slices = await self._sliced(file, card, units, files)
-                shop.rows = await (await shop.serving()).hold(slices)
-                shop.units = tuple(slices)
-                try:
+                async with _holding(shop, card.id):
+                    shop.rows = await (await shop.serving()).hold(slices)
+                    shop.units = tuple(slices)
                     yield LlamaSpanHost(shop, tuple(units))
-                finally:
-                    shop.units = ()
 
     async def _sliced(
         self, file: GgufFile, card: ModelCard, units: Sequence[Span], files: ExitStack
@@ -222,6 +224,23 @@ class SpanWorkers:
             return
         if worker.serving:
             shop.change(worker)
+
+
+@asynccontextmanager
+async def _holding(shop: _Shop, name: str) -> AsyncIterator[None]:
+    """Be the only one who holds units of a model, and free them in the end: their process may stay
+    for its head, and their memory is to be had by others then."""
+    if shop.held:
+        raise ModelLoading(f"units of {name} are held here already", retry_after=10)
+    shop.held = True
+    try:
+        yield
+    finally:
+        shop.units = ()
+        if shop.worker is not None and shop.users > 1:
+            with trio.move_on_after(RELEASE_SECONDS, shield=True), suppress(KwaaiError):
+                await shop.worker.hold(())
+        shop.held = False
 
 
 async def _read(path: FindPath) -> GgufFile:

@@ -84,7 +84,10 @@ class SpanWorker(Worker):
     # -- what it runs
 
     async def hold(self, units: Sequence[UnitFile]) -> int:
-        """Load slices; how many rows a call may have. Errors: :class:`ModelFileError`."""
+        """Load slices in place of those that were; how many rows a call may have.
+
+        The sessions over those that were end. Errors: :class:`ModelFileError`, and nothing is held.
+        """
         files = [[unit.span.lo, unit.span.hi, unit.path] for unit in units]
         return await self._loaded(Kind.HOLD, json.dumps(files).encode())
 

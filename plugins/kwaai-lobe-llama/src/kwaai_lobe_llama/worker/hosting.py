@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import groupby
 
 from kwaai_core import Span
+from kwaai_core.span.frames import FaultCode, Frame, Kind
 from kwaai_core.span.host import Host, Limits, SendFrame
 from kwaai_core.span.hosted import Session, Step
 from kwaai_lobe_llama.plan import Plan
@@ -27,17 +28,42 @@ class Hosting:
     def __init__(self, plan: Plan, send: SendFrame, *, per_peer: int) -> None:
         self.calls = 0
         self.since = 0.0
-        self.units = Units([])
-        self._max_rows = plan.max_rows
-        # one cell of each stream is left for the dummy rows of other sessions' calls
-        limits = Limits(plan.streams, plan.cells - 1, plan.chunk, per_peer)
-        self.host = Host([], self.units, limits, send)
+        self._plan = plan
+        self._send = send
+        self._per_peer = per_peer
+        self._peers: dict[Hashable, str] = {}
+        self.hold([], plan.max_rows)
 
     def hold(self, units: Sequence[Unit], max_rows: int) -> None:
-        """Serve sessions over these units, with calls of at most so many rows."""
-        self.units.units = units
-        self._max_rows = min(self._max_rows, max_rows)
-        self.host.hold([unit.span for unit in units])
+        """Serve sessions over these units, with calls of at most so many rows.
+
+        Whoever called it before calls :meth:`let_go` first.
+        """
+        plan, self.units, self._max_rows = self._plan, Units(units), max_rows
+        # one cell of each stream is left for the dummy rows of other sessions' calls
+        limits = Limits(plan.streams, plan.cells - 1, plan.chunk, self._per_peer)
+        self.host = Host([unit.span for unit in units], self.units, limits, self._send)
+        for link, peer in self._peers.items():
+            self.host.attach(link, peer)
+
+    def let_go(self) -> None:
+        """Free the units. The sessions over them end, and their owners are told."""
+        for session in self.host.sessions:
+            if session.link is not None:
+                self._send(session.link, _ended(session))
+        for unit in self.units.units:
+            unit.engine.close()
+        self.hold([], self._plan.max_rows)
+
+    def attach(self, link: Hashable, peer: str) -> None:
+        """A link to an authenticated peer is there."""
+        self._peers[link] = peer
+        self.host.attach(link, peer)
+
+    def detach(self, link: Hashable, now: float) -> None:
+        """A link is gone."""
+        del self._peers[link]
+        self.host.detach(link, now)
 
     def step(self) -> bool:
         """One round: a lone row of each session that has one, then one longer piece. False where
@@ -77,6 +103,12 @@ class Hosting:
 
     def _chunk(self, span: Span, group: list[Work]) -> Sequence[bytes]:
         return [self.units.chunk(span, _piece(group[0]))]
+
+
+def _ended(session: Session) -> Frame:
+    words = b"the blocks of this session are not held any more"
+    code = FaultCode.NEED_REPLAY
+    return Frame(Kind.FAULT, session.number, session.epoch, rows=code, payload=words)
 
 
 def _piece(work: Work) -> Piece:

@@ -84,7 +84,7 @@ class SpanServer(Server):
         if not plan.plan.gpu_layers:
             self._turns = Turns(lock_of(os.sched_getaffinity(0), plan.plan.threads))
         self._hosting = Hosting(plan.plan, self._send, per_peer=plan.per_peer)
-        self._hosting.host.attach(LOCAL, "")
+        self._hosting.attach(LOCAL, "")
         self._start(self._take_frames)
         self._start(self._beat)
         engine = describe(plan.plan)
@@ -105,6 +105,7 @@ class SpanServer(Server):
         self._outbox.send(Kind.LOADED, number, json.dumps({"max_rows": rows}).encode())
 
     def _hold(self, files: Sequence[UnitFile]) -> int:
+        self._hosting.let_go()  # first: there may be no room for both
         units, rows = load_units(self._plan.plan, files, self._report)
         self._hosting.hold(units, rows)
         return rows
@@ -273,7 +274,7 @@ class SpanServer(Server):
         self._links[number] = link
         self._selector.register(link, selectors.EVENT_READ, link)
         if plan.hosting:
-            self._hosting.host.attach(number, plan.peer)
+            self._hosting.attach(number, plan.peer)
         self._outbox.send(Kind.LINKED, number)
 
     def _lose(self, link: Link, reason: str) -> None:
@@ -285,7 +286,7 @@ class SpanServer(Server):
         del self._links[link.number]
         link.close()
         if link.hosting:
-            self._hosting.host.detach(link.number, time.monotonic())
+            self._hosting.detach(link.number, time.monotonic())
         elif self._heading is not None:
             self._heading.lose(link.number, "the link to it is lost")
 
@@ -348,7 +349,7 @@ class SpanServer(Server):
             places = [Place(link, Span(lo, hi)) for link, lo, hi in json.loads(payload)]
             self._run_soon(lambda: self._route(number, places))
         elif kind is Kind.DRAIN:
-            self._run_soon(self._hosting.host.drain)
+            self._run_soon(lambda: self._hosting.host.drain())
         elif kind is Kind.RESERVE:
             sessions = json.loads(payload)
             self._run_soon(lambda: self._hosting.host.reserve(sessions))
