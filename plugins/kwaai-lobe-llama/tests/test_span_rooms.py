@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from kwaai_core import ModelCard, ModelLoading, Span
+from kwaai_core import GenerateRequest, ModelCard, ModelLoading, Span, UpstreamLost
 from kwaai_core.gguf import read_gguf
 from kwaai_core.span.frames import FaultCode, Kind, Opening
+from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.roles import SpanHost
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_lobe_llama.executor import LlamaExecutor
+from kwaai_lobe_llama.planning import Planned, make_span_plan
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.slicing import slice_span
-from kwaai_lobe_llama.span_plan import SpanPlan, UnitFile
+from kwaai_lobe_llama.span_plan import HoldPlan, SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
 
 from .chains import DIGEST, plan_for
 from .test_executor import executor
-from .test_spans import FIRST, OPEN, REST, SETTINGS, WIDTH, Peer, clear, gates, step
+from .test_spans import FIRST, GREEDY, OPEN, REST, SETTINGS, WIDTH, Peer, clear, gates, step
 
 __all__ = ["gates"]
 
@@ -80,7 +84,7 @@ async def test_units_take_the_place_of_those_before_and_end_their_sessions(
     plan = plan_for(qwen2, exact=False)
     ours, theirs = socket.socketpair()
     async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
-        await worker.hold([rest])
+        await worker.hold(HoldPlan(plan, (rest,)))
         peer = Peer(ours)
         link = worker.link("peer", clear(theirs, server=True), hosting=True)
         async with peer._stream, link:
@@ -88,7 +92,7 @@ async def test_units_take_the_place_of_those_before_and_end_their_sessions(
             assert (await peer.hear()).kind is Kind.OPENED
             await peer.send(step())
             assert (await peer.hear()).kind is Kind.RESULT
-            await worker.hold([first])
+            await worker.hold(HoldPlan(plan, (first,)))
             fault = await peer.hear()
             assert (fault.kind, fault.session, fault.rows) == (
                 Kind.FAULT,
@@ -137,3 +141,55 @@ async def test_what_is_held_already_is_not_held_again(qwen2: Path, gates: Path) 
                 pass
         await peer.send(OPEN._replace(payload=Opening(FIRST, 100).encode()))
         assert (await peer.hear()).kind is Kind.OPENED
+
+
+def vm_data(worker: SpanWorker) -> int:
+    """Bytes of memory of its own that a process has asked for, used yet or not."""
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    (size,) = re.findall(r"VmData:\s+(\d+) kB", status)
+    return int(size) << 10
+
+
+@pytest.mark.parametrize("head_first", [True, False])
+async def test_units_take_what_is_reserved_for_them_whoever_comes_first(
+    qwen2: Path, gates: Path, head_first: bool
+) -> None:
+    rich = replace(SETTINGS, context=0, streams=64)
+    file, unit = read_gguf(qwen2), Span(0, BLOCKS)
+
+    def planned(memory: int) -> Planned:
+        return make_span_plan(file, "m", rich, [unit], exact=False, memory=memory, gate=gates)
+
+    most = planned(1 << 40)
+    poor = replace(rich, memory=most.memory - (300 << 20))
+    least = planned(poor.memory)
+    assert least.memory <= poor.memory
+    cells, streams = least.plan.cells, least.plan.streams
+    asked = []
+
+    async def routing(
+        tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
+    ) -> Sequence[Place]:
+        asked.append(tokens)
+        raise UpstreamLost("there is no way")
+
+    async with opened_node(qwen2, gates, poor) as (node, card), AsyncExitStack() as stack:
+        if head_first:
+            head = await stack.enter_async_context(node.head(card, exact=False))
+            (worker,) = node._spans.workers()
+            before = vm_data(worker)
+        host = await stack.enter_async_context(node.hold(card, [unit], exact=False))
+        if head_first:
+            assert vm_data(worker) - before <= least.memory
+        else:
+            head = await stack.enter_async_context(node.head(card, exact=False))
+        assert (host.facts.cells, host.load().free) == (cells - 1, streams)
+        peer = await stack.enter_async_context(served(host, "peer"))
+        for tokens, kind in [(cells - 1, Kind.OPENED), (cells, Kind.FAULT)]:
+            opening = Opening(unit, tokens).encode()
+            await peer.send(OPEN._replace(session=tokens, payload=opening))
+            assert (await peer.hear()).kind is kind
+        with pytest.raises(UpstreamLost):
+            async with head.generate(GenerateRequest(card, "abc", GREEDY), routing) as deltas:
+                await deltas.receive()
+        assert asked == [cells - 1]  # its own units have room for the longest answer

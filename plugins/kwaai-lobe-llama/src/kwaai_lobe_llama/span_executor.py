@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.slice_folder import SliceFolder
 from kwaai_lobe_llama.slicing import slice_head, slice_span
-from kwaai_lobe_llama.span_plan import SpanPlan, UnitFile
+from kwaai_lobe_llama.span_plan import HoldPlan, SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,8 @@ class _Shop:
     """The one worker of spans that a model has in one mode, and what it shall have loaded.
 
     ``users`` hold it or its head; it ends with the last of them, and so does its use of the
-    head's file, in ``files``. Its units are ``held`` by one of them at the most.
+    head's file, in ``files``. Its units are ``held`` by one of them at the most, whose plan is then
+    that of all: room was reserved for no more than that.
     """
 
     file: GgufFile
@@ -129,19 +130,21 @@ class SpanWorkers:
             with ExitStack() as files:
                 slices = await self._sliced(file, card, units, files)
                 async with _holding(shop, card.id):
-                    shop.rows = await (await shop.serving()).hold(slices)
-                    shop.units = tuple(slices)
+                    worker = await shop.serving()
+                    shop.plan = replace(shop.plan, plan=planned.plan)
+                    shop.rows = await worker.hold(HoldPlan(planned.plan, slices))
+                    shop.units = slices
                     yield LlamaSpanHost(shop, tuple(units))
 
     async def _sliced(
         self, file: GgufFile, card: ModelCard, units: Sequence[Span], files: ExitStack
-    ) -> list[UnitFile]:
+    ) -> tuple[UnitFile, ...]:
         slices = []
         for unit in units:
             use = self.slices.using(partial(slice_span, file, card.digest, unit))
             path = await trio.to_thread.run_sync(files.enter_context, use)
             slices.append(UnitFile(unit, str(path)))
-        return slices
+        return tuple(slices)
 
     @asynccontextmanager
     async def head(
@@ -216,7 +219,7 @@ class SpanWorkers:
         await worker.ready.wait()
         try:
             if shop.units:
-                shop.rows = await worker.hold(shop.units)
+                shop.rows = await worker.hold(HoldPlan(shop.plan.plan, shop.units))
             if shop.head is not None:
                 shop.rows = await worker.head(shop.head)
         except KwaaiError as error:
@@ -239,7 +242,7 @@ async def _holding(shop: _Shop, name: str) -> AsyncIterator[None]:
         shop.units = ()
         if shop.worker is not None and shop.users > 1:
             with trio.move_on_after(RELEASE_SECONDS, shield=True), suppress(KwaaiError):
-                await shop.worker.hold(())
+                await shop.worker.hold(HoldPlan(shop.plan.plan))
         shop.held = False
 
 

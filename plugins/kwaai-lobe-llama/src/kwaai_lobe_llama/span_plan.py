@@ -18,9 +18,28 @@ class UnitFile:
 
 
 @dataclass(frozen=True, slots=True)
+class HoldPlan:
+    """What to hold, and how: ``plan`` is for every engine but its ``path``, and its ``context``
+    is that of the head too from now on, so that answers have room where they begin."""
+
+    plan: Plan
+    units: tuple[UnitFile, ...] = ()
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> HoldPlan:
+        fields = json.loads(text)
+        units = (UnitFile(Span(**unit["span"]), unit["path"]) for unit in fields["units"])
+        return cls(Plan(**fields["plan"]), tuple(units))
+
+
+@dataclass(frozen=True, slots=True)
 class SpanPlan:
-    """``plan`` is for every engine but its ``path``, which is the whole model's. ``per_peer``
-    sessions of one peer are served, and all journals together have at most ``journal`` bytes."""
+    """``plan`` is for every engine but its ``path``, which is the whole model's, until units are
+    held that have one of their own. ``per_peer`` sessions of one peer are served, and all journals
+    together have at most ``journal`` bytes."""
 
     plan: Plan
     width: int

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -29,7 +29,7 @@ from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.roles import SpanLoad
 from kwaai_lobe_llama.frames import Kind
 from kwaai_lobe_llama.process import Request, Worker
-from kwaai_lobe_llama.span_plan import LinkPlan, SpanPlan, UnitFile
+from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +83,13 @@ class SpanWorker(Worker):
 
     # -- what it runs
 
-    async def hold(self, units: Sequence[UnitFile]) -> int:
+    async def hold(self, held: HoldPlan) -> int:
         """Load slices in place of those that were; how many rows a call may have.
 
         The sessions over those that were end. Errors: :class:`ModelFileError`, and nothing is held.
         """
-        files = [[unit.span.lo, unit.span.hi, unit.path] for unit in units]
-        return await self._loaded(Kind.HOLD, json.dumps(files).encode())
+        self.plan = held.plan
+        return await self._loaded(Kind.HOLD, held.to_json())
 
     async def head(self, path: os.PathLike[str]) -> int:
         """Load the head; how many rows a call may have. Errors: :class:`ModelFileError`."""

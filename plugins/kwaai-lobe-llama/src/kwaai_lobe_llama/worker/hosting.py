@@ -28,18 +28,17 @@ class Hosting:
     def __init__(self, plan: Plan, send: SendFrame, *, per_peer: int) -> None:
         self.calls = 0
         self.since = 0.0
-        self._plan = plan
         self._send = send
         self._per_peer = per_peer
         self._peers: dict[Hashable, str] = {}
-        self.hold([], plan.max_rows)
+        self.hold(plan, [], plan.max_rows)
 
-    def hold(self, units: Sequence[Unit], max_rows: int) -> None:
-        """Serve sessions over these units, with calls of at most so many rows.
+    def hold(self, plan: Plan, units: Sequence[Unit], max_rows: int) -> None:
+        """Serve sessions over these units of a plan, with calls of at most so many rows.
 
         Whoever called it before calls :meth:`let_go` first.
         """
-        plan, self.units, self._max_rows = self._plan, Units(units), max_rows
+        self._plan, self.units, self._max_rows = plan, Units(units), max_rows
         # one cell of each stream is left for the dummy rows of other sessions' calls
         limits = Limits(plan.streams, plan.cells - 1, plan.chunk, self._per_peer)
         self.host = Host([unit.span for unit in units], self.units, limits, self._send)
@@ -53,7 +52,7 @@ class Hosting:
                 self._send(session.link, _ended(session))
         for unit in self.units.units:
             unit.engine.close()
-        self.hold([], self._plan.max_rows)
+        self.hold(self._plan, [], self._plan.max_rows)
 
     def attach(self, link: Hashable, peer: str) -> None:
         """A link to an authenticated peer is there."""

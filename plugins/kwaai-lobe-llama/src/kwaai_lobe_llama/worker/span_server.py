@@ -31,7 +31,7 @@ from kwaai_core.span.roles import LOCAL
 from kwaai_core.span.secure import secure
 from kwaai_core.span.watch import HEARTBEAT_SECONDS
 from kwaai_lobe_llama.frames import Finish, Kind
-from kwaai_lobe_llama.span_plan import LinkPlan, SpanPlan, UnitFile
+from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
 from kwaai_lobe_llama.worker.embedding import Embedding
 from kwaai_lobe_llama.worker.exact import NotExact
 from kwaai_lobe_llama.worker.fingerprint import describe, fingerprint
@@ -41,6 +41,7 @@ from kwaai_lobe_llama.worker.links import Link, LinkLost
 from kwaai_lobe_llama.worker.loaded import EngineError
 from kwaai_lobe_llama.worker.residency import release_zero_pages
 from kwaai_lobe_llama.worker.server import Server
+from kwaai_lobe_llama.worker.span_engine import HeadEngine
 from kwaai_lobe_llama.worker.span_gate import load_head, load_units
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.turns import Turns, lock_of
@@ -75,6 +76,7 @@ class SpanServer(Server):
         cores = os.sched_getaffinity(0)
         self._waiting = Waiting(others(cores), len(cores))
         self._turns = Turns(None)
+        self._head: HeadEngine | None = None
         self._heading: Heading | None = None
 
     def run(self, plan: SpanPlan) -> None:
@@ -104,22 +106,25 @@ class SpanServer(Server):
         self._tell_load(time.monotonic())  # first, so that whoever may ask knows what is free
         self._outbox.send(Kind.LOADED, number, json.dumps({"max_rows": rows}).encode())
 
-    def _hold(self, files: Sequence[UnitFile]) -> int:
+    def _hold(self, held: HoldPlan) -> int:
         self._hosting.let_go()  # first: there may be no room for both
-        units, rows = load_units(self._plan.plan, files, self._report)
-        self._hosting.hold(units, rows)
+        self._plan = replace(self._plan, plan=held.plan)
+        if self._head is not None:
+            self._head.plan = replace(self._head.plan, context=held.plan.context)
+        units, rows = load_units(held.plan, held.units, self._report)
+        self._hosting.hold(held.plan, units, rows)
         return rows
 
     def _behead(self, path: str) -> int:
-        head, rows = load_head(self._plan.plan, path, self._report)
+        self._head, rows = load_head(self._plan.plan, path, self._report)
         settings = Settings(self._plan.width, 0, self._plan.plan.chunk)
         if self._plan.plan.exact:
             settings = replace(settings, replay_rows=rows)
         embedding = Embedding(self._plan.plan.path)
         self._heading = Heading(
-            head, embedding.rows, settings, self._budget, self._send, self, self._ask
+            self._head, embedding.rows, settings, self._budget, self._send, self, self._ask
         )
-        self._take_answers(head)
+        self._take_answers(self._head)
         return rows
 
     def _report(self, line: str) -> None:
@@ -354,8 +359,8 @@ class SpanServer(Server):
             sessions = json.loads(payload)
             self._run_soon(lambda: self._hosting.host.reserve(sessions))
         elif kind is Kind.HOLD:
-            files = [UnitFile(Span(lo, hi), path) for lo, hi, path in json.loads(payload)]
-            self._run_soon(lambda: self._load(number, lambda: self._hold(files)))
+            held = HoldPlan.from_json(payload)
+            self._run_soon(lambda: self._load(number, lambda: self._hold(held)))
         elif kind is Kind.HEAD:
             self._run_soon(lambda: self._load(number, lambda: self._behead(payload.decode())))
         else:
