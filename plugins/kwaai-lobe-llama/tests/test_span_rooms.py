@@ -16,18 +16,20 @@ from kwaai_core import GenerateRequest, ModelCard, ModelLoading, Span, UpstreamL
 from kwaai_core.gguf import read_gguf
 from kwaai_core.span.frames import FaultCode, Kind, Opening
 from kwaai_core.span.hop import Place, Trouble
-from kwaai_core.span.roles import SpanHost
-from kwaai_core.testing.models import TINY_QWEN2
+from kwaai_core.span.roles import LOCAL, SpanHost
+from kwaai_core.testing.models import TINY_QWEN2, write_random_model
 from kwaai_lobe_llama.executor import LlamaExecutor
 from kwaai_lobe_llama.planning import Planned, make_span_plan
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.slicing import slice_span
 from kwaai_lobe_llama.span_plan import HoldPlan, SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
+from kwaai_lobe_llama.worker.loaded import EngineError
+from kwaai_lobe_llama.worker.units import Piece
 
-from .chains import DIGEST, plan_for
+from .chains import DIGEST, answer, chain, plan_for, tokens_of
 from .test_executor import executor
-from .test_spans import FIRST, GREEDY, OPEN, REST, SETTINGS, WIDTH, Peer, clear, gates, step
+from .test_spans import FIRST, GREEDY, OPEN, REST, SETTINGS, WIDTH, Peer, Routes, clear, gates, step
 
 __all__ = ["gates"]
 
@@ -193,3 +195,54 @@ async def test_units_take_what_is_reserved_for_them_whoever_comes_first(
             async with head.generate(GenerateRequest(card, "abc", GREEDY), routing) as deltas:
                 await deltas.receive()
         assert asked == [cells - 1]  # its own units have room for the longest answer
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose lone rows are computed otherwise than rows in company."""
+    path = tmp_path_factory.mktemp("half") / "half.gguf"
+    return write_random_model(path, TINY_QWEN2, quantisation="F16")
+
+
+def test_a_lone_stream_pads_its_rows_itself_and_gives_equal_logits(
+    half: Path, tmp_path: Path
+) -> None:
+    tokens = tokens_of(140, TINY_QWEN2.vocabulary)
+    logits = []
+    for streams in (1, 3):
+        plan = plan_for(half, streams=streams)
+        assert plan.min_rows == 2
+        with chain(plan, [0, 1, BLOCKS], tmp_path) as spans:
+            logits.append(answer(spans, tokens, 130))
+            spans.replay(0, 0, 2)
+            logits[-1].append(spans.together({0: (140, 7)})[0])
+    assert logits[0] == logits[1]
+
+
+def test_a_lone_stream_can_be_filled(half: Path, tmp_path: Path) -> None:
+    plan = replace(plan_for(half, streams=1), context=256)
+    states = memoryview(bytes(4 * WIDTH))
+    with chain(plan, [0, BLOCKS], tmp_path) as spans:
+        (unit,) = spans.units
+        for position in range(plan.cells - 1):
+            unit.lone_rows([Piece(0, position, 1, states)])
+        with pytest.raises(EngineError):  # not even the dummy has a cell now
+            unit.lone_rows([Piece(0, plan.cells - 1, 1, states)])
+
+
+async def test_units_with_one_stream_are_held_and_give_the_text_of_those_with_many(
+    half: Path, gates: Path
+) -> None:
+    texts, unit = [], Span(0, BLOCKS)
+    for streams in (1, 4):
+        settings = replace(SETTINGS, streams=streams)
+        async with (
+            opened_node(half, gates, settings) as (node, card),
+            node.hold(card, [unit], exact=True) as host,
+            node.head(card, exact=True) as head,
+        ):
+            assert host.load().free == streams
+            request = GenerateRequest(card, "Once upon a time", GREEDY, max_tokens=40)
+            async with head.generate(request, Routes([[Place(LOCAL, unit)]])) as deltas:
+                texts.append("".join([delta.text async for delta in deltas]))
+    assert texts[0] == texts[1]

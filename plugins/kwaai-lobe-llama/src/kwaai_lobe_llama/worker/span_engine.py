@@ -78,13 +78,16 @@ class SpanEngine(Loaded):
 class HeadEngine(Loaded):
     """The head: final norm, output matrix and vocabulary, behind a block that changes nothing.
 
-    That block has a cache too, with one cell for each row of a call, emptied before the next.
+    That block has a cache too, with one cell for each row of a call, emptied before the next. A
+    call has at least the plan's least number of rows; those that nobody asked for are blank.
     """
 
     def __init__(self, plan: Plan) -> None:
-        super().__init__(replace(plan, context=PAD, chunk=plan.streams), plan.streams)
+        rows = max(plan.streams, plan.min_rows)
+        super().__init__(replace(plan, context=PAD, chunk=rows, streams=rows), rows)
         self.plan = replace(plan, max_rows=min(plan.max_rows, plan.streams))
-        self._states = _States(plan.streams, self.width)
+        self._states = _States(rows, self.width)
+        self._blank = bytes(self.width * 4)
 
     @property
     def width(self) -> int:
@@ -94,7 +97,8 @@ class HeadEngine(Loaded):
     def run_head(self, states: Sequence[bytes]) -> None:
         """Run one hidden state for each of some answers; their logits are then in order."""
         C.llama_memory_clear(self.memory, False)
-        self._run(self._states.filled(states, [(0, stream) for stream in range(len(states))]))
+        rows = [*states, *[self._blank] * (self.plan.min_rows - len(states))]
+        self._run(self._states.filled(rows, [(0, stream) for stream in range(len(rows))]))
 
 
 class _States:

@@ -72,24 +72,31 @@ class Unit:
         them and up to the least number of rows; the dummies are removed again."""
         began = time.perf_counter()
         by_stream = {piece.stream: piece for piece in pieces}
-        call = self._streams(min(by_stream), max(by_stream))
+        streams = self._streams(min(by_stream), max(by_stream))
+        places = [(self.lengths[n], n) for n in streams]
         blank = memoryview(bytes(self.engine.width * 4))
-        states = [by_stream[n].states if n in by_stream else blank for n in call]
+        states = [by_stream[n].states if n in by_stream else blank for n in streams]
+        while len(places) < self.engine.plan.min_rows:  # no more streams: behind the last row
+            position, stream = places[-1]
+            places.append((position + 1, stream))
+            states.append(blank)
         try:
-            output = self.engine.run(states, [(self.lengths[n], n) for n in call])
+            output = self.engine.run(states, places)
             for stream in by_stream:
                 self.lengths[stream] += 1
         finally:  # a call that failed may have left dummies as well
-            for stream in call:
-                if stream not in by_stream:
+            for stream in streams:
+                if stream not in by_stream or len(places) > len(streams):
                     self.engine.truncate(stream, self.lengths[stream])
         self.pace.observe(len(pieces), time.perf_counter() - began, lone=True)
         row = self.engine.width * 4
-        starts = {stream: at * row for at, stream in enumerate(call)}
+        starts = {stream: at * row for at, stream in enumerate(streams)}
         return [output[starts[p.stream] : starts[p.stream] + row] for p in pieces]
 
     def _streams(self, low: int, high: int) -> Sequence[int]:
-        while high - low + 1 < self.engine.plan.min_rows:
+        """These streams and more, as many as a call has rows at least, if there are so many."""
+        wanted = min(self.engine.plan.min_rows, len(self.lengths))
+        while high - low + 1 < wanted:
             low, high = (low, high + 1) if high + 1 < len(self.lengths) else (low - 1, high)
         return range(low, high + 1)
 
