@@ -24,6 +24,7 @@ from kwaai_core.gguf import GgufFile, Value, read_gguf
 from kwaai_core.testing.models import Quantisation, Shape, write_random_model
 from kwaai_lobe_llama import gguf_writer, slicing
 from kwaai_lobe_llama.gguf_writer import Source, uint32, write_gguf
+from kwaai_lobe_llama.slice_digest import digest_file
 from kwaai_lobe_llama.slicing import slice_head, slice_span
 from kwaai_lobe_llama.worker import span_engine
 from kwaai_lobe_llama.worker.bindings import C
@@ -358,7 +359,8 @@ def test_threads_that_make_one_slice_do_not_meet(
         thread.start()
     for thread in threads:
         thread.join()
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.gguf")
+    assert set(tmp_path.iterdir()) == {path, digest_file(path)}
     assert made == [path, path]
     assert read_gguf(path).blocks == 2
 
@@ -380,7 +382,7 @@ def test_what_a_killed_process_left_is_cleaned_and_what_another_writes_is_not(
     )
     command = [sys.executable, "-c", program, str(small.path), DIGEST, str(tmp_path)]
     assert subprocess.run(command, check=False, timeout=60).returncode == -signal.SIGKILL
-    (left,) = set(tmp_path.iterdir()) - {path}
+    (left,) = set(tmp_path.iterdir()) - {path, digest_file(path)}
     assert left.name.endswith(".part")
     long_ago = time.time() - 3600
     os.utime(left, (long_ago, long_ago))
@@ -388,4 +390,5 @@ def test_what_a_killed_process_left_is_cleaned_and_what_another_writes_is_not(
     with gguf_writer.opened_part(busy):
         os.utime(busy, (long_ago, long_ago))
         other = slice_span(small, DIGEST, Span(2, 3), tmp_path)
-        assert set(tmp_path.iterdir()) == {path, other, busy}
+        there = {path, digest_file(path), other, digest_file(other), busy}
+        assert set(tmp_path.iterdir()) == there

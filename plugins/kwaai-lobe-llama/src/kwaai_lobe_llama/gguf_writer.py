@@ -7,6 +7,7 @@ descriptions, and their data, each aligned.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import struct
 import threading
@@ -56,24 +57,43 @@ def write_gguf(
     metadata: Mapping[str, Value],
     tensors: Sequence[Source],
     model: BinaryIO,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Write a file whole, or not at all: it has its name only once all of it is on the disk.
 
-    ``check`` is called before it gets that name; what it raises leaves nothing behind. Errors:
-    :class:`OSError` where there is no room for it, or the model cannot be read.
+    ``check`` is called before it gets that name, with the SHA-256 of all of it, in hex; what it
+    raises leaves nothing behind. Errors: :class:`OSError` where there is no room for it, or the
+    model cannot be read.
     """
-    # others may write the same at the same time: who is last replaces what is equal
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    part = part_of(path)
     with opened_part(part) as file:
-        file.write(_head(metadata, tensors))
+        digested = _Digested(file)
+        digested.write(_head(metadata, tensors))
         for tensor in tensors:
-            _copy(file, model, tensor)
+            _copy(digested, model, tensor)
         file.flush()
         os.fsync(file.fileno())
-        check()
+        check(digested.digest.hexdigest())
         part.replace(path)
     _sync_folder(path.parent)
+
+
+class _Digested:
+    """A file that is written, and the digest of what was."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self._file.write(data)
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it has its name: others may write the same at the same time,
+    and who is last replaces what is equal."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
 
 
 @contextmanager
@@ -144,7 +164,7 @@ def _padded(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def _copy(file: BinaryIO, model: BinaryIO, tensor: Source) -> None:
+def _copy(file: _Digested, model: BinaryIO, tensor: Source) -> None:
     left = tensor.nbytes
     if tensor.offset is not None:
         model.seek(tensor.offset)

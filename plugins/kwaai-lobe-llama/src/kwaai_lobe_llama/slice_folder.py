@@ -12,12 +12,18 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
+from kwaai_core import ModelFileError
+from kwaai_core.gguf import Stamp
+from kwaai_lobe_llama.slice_digest import digest_file, is_as_written
 from kwaai_lobe_llama.slicing import is_current
 
 log = logging.getLogger(__name__)
+
+_TRIES = 3
 
 
 class _Slice(NamedTuple):
@@ -34,27 +40,46 @@ class SliceFolder:
     def __init__(self, path: Path, most: int) -> None:
         self.path = path
         self._most = most
+        self._compared: set[tuple[Path, Stamp]] = set()
 
     @contextmanager
     def using(self, make: Callable[[Path], Path]) -> Iterator[Path]:
         """The slice that ``make`` makes in the folder, or finds there: nobody removes it while the
-        context is open. Errors: those of ``make``."""
+        context is open. One that is used for the first time is read and compared with its digest,
+        and made again where it has another. Errors: those of ``make``; :class:`ModelFileError`
+        where what it makes does not stay as it was written."""
         path, file = self._locked(make)
         with file:
             self.make_room()
             yield path
 
-    def _locked(self, make: Callable[[Path], Path]) -> tuple[Path, BinaryIO]:
-        while True:
+    def _locked(self, make: Callable[[Path], Path]) -> tuple[Path, BufferedReader]:
+        changed = 0
+        while changed < _TRIES:
             path = make(self.path)
             with suppress(FileNotFoundError), ExitStack() as stack:
                 file = stack.enter_context(path.open("rb"))
                 fcntl.flock(file, fcntl.LOCK_SH)
                 # who makes room may have removed it before it was locked
-                if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    continue
+                if self._is_as_written(path, file):
                     os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
                     stack.pop_all()
                     return path, file
+                changed += 1
+                log.warning("%s is not what was written there, and is made again", path)
+                path.unlink()
+        raise ModelFileError(
+            f"{path} was written {_TRIES} times and is not what was written: look at that disk"
+        )
+
+    def _is_as_written(self, path: Path, file: BufferedReader) -> bool:
+        """Compared once by this process, since it takes a second for a gigabyte or two."""
+        key = path, Stamp.of(os.fstat(file.fileno()))
+        if key not in self._compared and is_as_written(path, file):
+            self._compared.add(key)
+        return key in self._compared
 
     def size(self) -> int:
         """Bytes of all slices."""
@@ -84,6 +109,7 @@ def _removed(path: Path) -> bool:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink()
+            digest_file(path).unlink(missing_ok=True)
     except FileNotFoundError:
         return True
     except OSError as error:

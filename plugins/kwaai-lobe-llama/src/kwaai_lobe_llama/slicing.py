@@ -6,6 +6,7 @@ vocabulary, the final norm and the output matrix, and one block whose weights ar
 ``x + 0 + 0 = x``: llama.cpp refuses a model without blocks.
 
 Slices are kept by the model's digest and what they hold, and made again where they are not whole.
+Their own digests are kept beside them, for :mod:`kwaai_lobe_llama.slice_folder` to compare.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from kwaai_core import ModelFileError, Span
 from kwaai_core.gguf import GgufFile, Stamp, Tensor, Value, open_model, read_gguf
 from kwaai_lobe_llama.gguf_writer import Source, clean_parts, string, uint32, write_gguf
+from kwaai_lobe_llama.slice_digest import write_digest
 from kwaai_lobe_llama.sliceable import PER_BLOCK, check_cut, has_window, sliceable
 
 FORMAT = 2
@@ -76,11 +78,15 @@ def _kept(file: GgufFile, path: Path, metadata: dict[str, Value], tensors: list[
             if Stamp.of(os.fstat(model.fileno())) != file.stamp:
                 raise ModelFileError(f"{file.path} has changed while it was read: try again")
 
+        def finish(sha256: str) -> None:
+            check()
+            write_digest(path, sha256)
+
         check()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             clean_parts(path.parent)
-            write_gguf(path, metadata, tensors, model, check)
+            write_gguf(path, metadata, tensors, model, finish)
         except OSError as error:
             raise ModelFileError(
                 f"{path} cannot be written ({error.strerror or error}): a slice of "
