@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,18 +14,20 @@ import trio
 
 from kwaai_core import GenerateRequest, ModelCard, ModelLoading, Span, UpstreamLost
 from kwaai_core.gguf import read_gguf
-from kwaai_core.span.frames import FaultCode, Kind, Opening
+from kwaai_core.span.frames import FaultCode, Frame, Kind, Opening
 from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.roles import LOCAL, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2, write_random_model
 from kwaai_lobe_llama.executor import LlamaExecutor
+from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.planning import Planned, make_span_plan
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.slicing import slice_span
 from kwaai_lobe_llama.span_plan import HoldPlan, SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
+from kwaai_lobe_llama.worker.hosting import Hosting
 from kwaai_lobe_llama.worker.loaded import EngineError
-from kwaai_lobe_llama.worker.units import Piece
+from kwaai_lobe_llama.worker.units import Piece, Unit
 
 from .chains import DIGEST, answer, chain, plan_for, tokens_of
 from .test_executor import executor
@@ -246,3 +248,69 @@ async def test_units_with_one_stream_are_held_and_give_the_text_of_those_with_ma
             async with head.generate(request, Routes([[Place(LOCAL, unit)]])) as deltas:
                 texts.append("".join([delta.text async for delta in deltas]))
     assert texts[0] == texts[1]
+
+
+class Shared:
+    """A host of two peers, and of its own node, whose clock is put forward by hand."""
+
+    def __init__(self, plan: Plan, units: Sequence[Unit]) -> None:
+        self._said: list[tuple[object, Frame]] = []
+        self.hosting = Hosting(plan, lambda *said: self._said.append(said), per_peer=plan.streams)
+        self.hosting.hold(plan, units, plan.max_rows)
+        for peer in ("ann", "bob", ""):
+            self.hosting.attach(peer or LOCAL, peer)
+        self.now = 0.0
+
+    def give(self, link: object, frame: Frame) -> Frame:
+        self.hosting.receive(link, frame, self.now)
+        while self.hosting.step():
+            pass
+        said, self._said = self._said, []
+        assert [to for to, _ in said] == [link]
+        return said[0][1]
+
+    def open(self, link: object, session: int) -> Kind | int:
+        """What an opening is answered with: its kind, or the code of the fault."""
+        payload = Opening(Span(0, BLOCKS), 100).encode()
+        frame = self.give(link, OPEN._replace(session=session, payload=payload))
+        return frame.rows if frame.kind is Kind.FAULT else frame.kind
+
+    def sessions(self, owner: str) -> list[int]:
+        return [s.number for s in self.hosting.host.sessions if s.owner == owner]
+
+
+@pytest.fixture
+def shared(qwen2: Path, tmp_path: Path) -> Iterator[Shared]:
+    plan = plan_for(qwen2)
+    with chain(plan, [0, BLOCKS], tmp_path) as spans:
+        yield Shared(plan, spans.units)
+
+
+def test_idle_sessions_of_who_has_most_make_room_for_another_peer(shared: Shared) -> None:
+    assert [shared.open("ann", n) for n in (1, 2, 3)] == [Kind.OPENED] * 3
+    shared.now = 29.0
+    assert shared.give("ann", step(session=1)).kind is Kind.RESULT
+    assert shared.open("bob", 4) == FaultCode.CAPACITY  # nobody is idle
+    shared.now = 31.0
+    assert shared.open("ann", 5) == FaultCode.CAPACITY  # one's own sessions are not in one's way
+    assert shared.open("bob", 4) is Kind.OPENED
+    assert (shared.sessions("ann"), shared.sessions("bob")) == ([1, 3], [4])
+    assert shared.give("ann", step(session=2)).rows == FaultCode.NEED_REPLAY
+    shared.now = 99.0
+    assert shared.open("bob", 6) is Kind.OPENED
+    assert shared.open("ann", 2) is Kind.OPENED  # who has less now
+
+
+def test_sessions_of_the_node_itself_make_no_room(shared: Shared) -> None:
+    assert [shared.open(LOCAL, n) for n in (1, 2, 3)] == [Kind.OPENED] * 3
+    shared.now = 500.0
+    assert shared.open("ann", 4) == FaultCode.CAPACITY
+    assert shared.sessions("") == [1, 2, 3]
+
+
+def test_room_that_is_kept_for_others_is_no_room(shared: Shared) -> None:
+    assert [shared.open("ann", n) for n in (1, 2)] == [Kind.OPENED] * 2
+    shared.hosting.reserve({"ann": 1})
+    shared.now = 31.0
+    assert shared.open("bob", 4) is Kind.OPENED
+    assert (shared.sessions("ann"), shared.hosting.host.free) == ([2], 1)

@@ -75,7 +75,7 @@ class SliceFolder:
         )
 
     def _is_as_written(self, path: Path, file: BufferedReader) -> bool:
-        """Compared once by this process, since it takes a second for a gigabyte or two."""
+        """Compared once by this process, since a gigabyte takes most of a second."""
         key = path, Stamp.of(os.fstat(file.fileno()))
         if key not in self._compared and is_as_written(path, file):
             self._compared.add(key)

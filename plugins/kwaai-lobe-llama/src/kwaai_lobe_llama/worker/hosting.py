@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import groupby
 
 from kwaai_core import Span
@@ -16,6 +17,9 @@ from kwaai_lobe_llama.worker.loaded import EngineError
 from kwaai_lobe_llama.worker.units import Piece, Unit, Units
 
 Work = tuple[Session, Step]
+
+IDLE_SECONDS = 30.0
+"""How long a session is left alone between two steps although another peer finds no room."""
 
 
 class Hosting:
@@ -42,6 +46,7 @@ class Hosting:
         # one cell of each stream is left for the dummy rows of other sessions' calls
         limits = Limits(plan.streams, plan.cells - 1, plan.chunk, self._per_peer)
         self.host = Host([unit.span for unit in units], self.units, limits, self._send)
+        self._reserved: Mapping[str, int] = {}
         for link, peer in self._peers.items():
             self.host.attach(link, peer)
 
@@ -63,6 +68,38 @@ class Hosting:
         """A link is gone."""
         del self._peers[link]
         self.host.detach(link, now)
+
+    def reserve(self, sessions: Mapping[str, int]) -> None:
+        """Keep room for so many more sessions of each of these peers, and of no others."""
+        self._reserved = sessions
+        self.host.reserve(sessions)
+
+    def receive(self, link: Hashable, frame: Frame, now: float) -> None:
+        """Take a frame of an owner. Errors: :class:`FrameError`, see :meth:`Host.receive`."""
+        peer = self._peers.get(link)
+        if frame.kind is Kind.OPEN and peer is not None and not self.host.draining:
+            self._share(peer, frame.session, now)
+        self.host.receive(link, frame, now)
+
+    def _share(self, peer: str, number: int, now: float) -> None:
+        """Make room for a session of a peer where there is none: whoever has most, and more than
+        that peer, loses sessions that stand idle. One peer may have all as long as nobody else
+        asks; this node itself may in any case."""
+        kept = sum(room for other, room in self._reserved.items() if other != peer)
+        if any(session.number == number for session in self.host.sessions):
+            return  # it takes its own place
+        while self.host.free <= kept:
+            has = Counter(session.owner for session in self.host.sessions)
+            idle = [
+                session
+                for session in self.host.sessions
+                if session.owner and has[session.owner] > has[peer] and _stands_idle(session, now)
+            ]
+            if not idle:
+                return
+            longest = min(idle, key=lambda session: (-has[session.owner], session.used))
+            end = Frame(Kind.CLOSE, longest.number, longest.epoch)
+            self.host.receive(longest.link, end, now)
 
     def step(self) -> bool:
         """One round: a lone row of each session that has one, then one longer piece. False where
@@ -102,6 +139,11 @@ class Hosting:
 
     def _chunk(self, span: Span, group: list[Work]) -> Sequence[bytes]:
         return [self.units.chunk(span, _piece(group[0]))]
+
+
+def _stands_idle(session: Session, now: float) -> bool:
+    busy = session.pending or session.computing
+    return session.link is not None and not busy and now - session.used > IDLE_SECONDS
 
 
 def _ended(session: Session) -> Frame:

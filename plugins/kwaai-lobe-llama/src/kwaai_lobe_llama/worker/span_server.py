@@ -212,7 +212,7 @@ class SpanServer(Server):
 
     def _dispatch(self, link: Link, frame: Frame, now: float) -> None:
         if link.hosting:
-            self._hosting.host.receive(link.number, frame, now)
+            self._hosting.receive(link.number, frame, now)
         elif self._heading is None:
             raise FrameError(f"a host sends a {frame.kind.name} frame to where no answer is made")
         elif frame.kind is Spoken.DRAIN:
@@ -228,7 +228,7 @@ class SpanServer(Server):
             if found is not None:
                 found.send(frame)
         elif frame.kind in _FROM_OWNER:
-            self._hosting.host.receive(LOCAL, frame, time.monotonic())
+            self._hosting.receive(LOCAL, frame, time.monotonic())
         else:
             self._own.append(frame)
 
@@ -357,7 +357,7 @@ class SpanServer(Server):
             self._run_soon(lambda: self._hosting.host.drain())
         elif kind is Kind.RESERVE:
             sessions = json.loads(payload)
-            self._run_soon(lambda: self._hosting.host.reserve(sessions))
+            self._run_soon(lambda: self._hosting.reserve(sessions))
         elif kind is Kind.HOLD:
             held = HoldPlan.from_json(payload)
             self._run_soon(lambda: self._load(number, lambda: self._hold(held)))
