@@ -74,16 +74,30 @@ Prompt = tuple[Message, ...] | str
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is drawn from the logits.
+    """How a token is drawn from the logits; the defaults are llama.cpp's.
 
-    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. Without a ``seed`` one is
-    drawn for the request.
+    ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 are off. Without a
+    ``seed`` one is drawn for the request. The penalties lower the logits of tokens that are among
+    the last 64 of prompt and answer: ``presence_penalty`` once, ``frequency_penalty`` for each
+    time, and ``repeat_penalty`` as a factor (1 is off). ``logit_bias`` has pairs of a token's
+    number and what is added to its logit, before all else.
     """
 
     temperature: float = 0.8
     top_p: float = 0.95
     top_k: int = 40
     seed: int | None = None
+    min_p: float = 0.05
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def penalises(self) -> bool:
+        """Whether the tokens before make a difference."""
+        penalties = self.presence_penalty, self.frequency_penalty, self.repeat_penalty
+        return penalties != (0, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,9 @@ def test_defaults_are_llama_cpps_and_a_max_of_what_the_context_has() -> None:
     assert call.request.intent.model == "tiny/model"
     assert call.request.intent.exact is None
     assert call.request.prompt == (Message("user", "hi"),)
-    assert call.request.sampling == Sampling(temperature=0.8, top_p=0.95, top_k=40, seed=None)
+    sampling = Sampling(temperature=0.8, top_p=0.95, top_k=40, seed=None, min_p=0.05)
+    assert call.request.sampling == sampling
+    assert not sampling.penalises
     assert (call.request.stop, call.request.max_tokens) == ((), None)
     assert (call.stream, call.include_usage) == (False, False)
 
@@ -43,6 +45,8 @@ def test_everything_honoured_arrives() -> None:
     call = chat(
         temperature=0, top_p=0.5, top_k=3, seed=-(2**63), stop=["a", "b"], max_tokens=16.0,
         max_completion_tokens=16, stream=True, stream_options={"include_usage": True},
+        min_p=0.25, presence_penalty=-2, frequency_penalty=0.5, repetition_penalty=1.5,
+        repeat_penalty=1.5, logit_bias={"50256": -100, "0": 1.5},
         kwaai={
             "exact": True, "min_tier": "verified", "max_latency_ms": 50.5, "local_blocks": 2,
             "max_first_token_ms": 800, "max_price": 7, "timing": True,
@@ -53,7 +57,9 @@ def test_everything_honoured_arrives() -> None:
         max_price=7, local_blocks=2, exact=True,
     )  # fmt: skip
     assert call.timing
-    assert call.request.sampling == Sampling(0.0, 0.5, 3, -(2**63))
+    biases = ((0, 1.5), (50256, -100.0))
+    assert call.request.sampling == Sampling(0.0, 0.5, 3, -(2**63), 0.25, -2.0, 0.5, 1.5, biases)
+    assert call.request.sampling.penalises
     assert call.request.stop == ("a", "b")
     assert call.request.max_tokens == 16
     assert isinstance(call.request.max_tokens, int)
@@ -63,6 +69,10 @@ def test_everything_honoured_arrives() -> None:
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_either_name_of_the_limit_will_do(name: str) -> None:
     assert chat(**{name: 5}).request.max_tokens == 5
+
+
+def test_two_repeat_penalties_that_differ_are_refused() -> None:
+    assert refusal(repeat_penalty=1.5, repetition_penalty=1.25).param == "repetition_penalty"
 
 
 def test_two_limits_that_differ_are_refused() -> None:
@@ -157,7 +167,12 @@ def test_messages_are_needed_and_bounded() -> None:
         ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 2**31), ("max_tokens", "5"),
         ("stop", ""), ("stop", ["a"] * 5), ("stop", 5), ("stop", {}),
         ("stream", 1), ("stream", "true"), ("stream_options", True), ("kwaai", []), ("model", ""),
-        ("model", 3), ("model", None),
+        ("model", 3), ("model", None), ("min_p", 1.1), ("min_p", -0.1), ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1), ("frequency_penalty", "1"), ("repeat_penalty", 0),
+        ("repetition_penalty", -1), ("logit_bias", []), ("logit_bias", "5"),
+        ("logit_bias", {"x": 1}), ("logit_bias", {"-1": 1}), ("logit_bias", {"01": 1}),
+        ("logit_bias", {"٣": 1}), ("logit_bias", {"9" * 5000: 1}),
+        ("logit_bias", {str(n): 1 for n in range(1025)}),
     ],
 )  # fmt: skip
 def test_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
@@ -174,6 +189,8 @@ def test_out_of_range_or_of_another_type_is_refused_by_name(name: str, value: An
         ("stop", ["a", 5], "stop[1]"),
         ("stream_options", {"include_usage": 1}, "stream_options.include_usage"),
         ("stream_options", {"other": 1}, "stream_options.other"),
+        ("logit_bias", {"5": 100.5}, "logit_bias.5"),
+        ("logit_bias", {"5": None}, "logit_bias.5"),
         ("kwaai", {"exact": "yes"}, "kwaai.exact"),
         ("kwaai", {"timing": 1}, "kwaai.timing"),
         ("kwaai", {"min_tier": "best"}, "kwaai.min_tier"),
@@ -201,7 +218,7 @@ def test_a_number_too_large_for_a_float_is_out_of_range(text: str) -> None:
         {"user": "u"}, {"metadata": {"a": "b"}}, {"store": True}, {"service_tier": "auto"},
         {"safety_identifier": "s"}, {"prompt_cache_key": "p"}, {"n": 1}, {"n": 1.0},
         {"presence_penalty": 0}, {"frequency_penalty": 0.0}, {"repeat_penalty": 1},
-        {"repetition_penalty": 1.0}, {"min_p": 0}, {"logit_bias": {}}, {"logprobs": False},
+        {"repetition_penalty": 1.0}, {"min_p": None}, {"logit_bias": {}}, {"logprobs": False},
         {"top_logprobs": 0}, {"response_format": {"type": "text"}}, {"tools": []},
         {"tool_choice": "auto"}, {"parallel_tool_calls": True}, {"stop": None}, {"stop": []},
         {"tools": None}, {"stream": None}, {"stream_options": None}, {"kwaai": None},
@@ -217,10 +234,8 @@ def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"n": 2}, "n"), ({"n": True}, "n"), ({"presence_penalty": 0.1}, "presence_penalty"),
-        ({"frequency_penalty": -1}, "frequency_penalty"), ({"logprobs": True}, "logprobs"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"), ({"min_p": 0.1}, "min_p"),
-        ({"repeat_penalty": 1.1}, "repeat_penalty"), ({"tools": [{}]}, "tools"),
+        ({"n": 2}, "n"), ({"n": True}, "n"), ({"logprobs": True}, "logprobs"),
+        ({"tools": [{}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"), ({"temprature": 1}, "temprature"),
         ({"temprature": None}, "temprature"), ({"": 1}, ""), ({"x\ud800": 1}, "x\ud800"),

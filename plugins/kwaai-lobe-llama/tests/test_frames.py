@@ -43,6 +43,13 @@ samplings = st.builds(
     unit,
     st.integers(0, 1000),
     st.none() | st.integers(0, 2**32 - 2),
+    unit,
+    st.floats(-2, 2, width=32),
+    st.floats(-2, 2, width=32),
+    st.floats(0.5, 2, width=32),
+    st.lists(st.tuples(st.integers(0, 2**31 - 1), st.floats(-100, 100, width=32)), max_size=5).map(
+        tuple
+    ),
 )
 jobs = st.builds(
     Job,
@@ -77,6 +84,14 @@ def test_small_seeds_stay_what_they_are() -> None:
         (Job("x", Sampling(temperature=nan)), "temperature"),
         (Job("x", Sampling(top_p=-inf)), "top_p"),
         (Job("x", Sampling(top_k=2**31)), "top_k"),
+        (Job("x", Sampling(min_p=nan)), "min_p"),
+        (Job("x", Sampling(presence_penalty=1e10)), "presence_penalty"),
+        (Job("x", Sampling(frequency_penalty=inf)), "frequency_penalty"),
+        (Job("x", Sampling(repeat_penalty=nan)), "repeat_penalty"),
+        (Job("x", Sampling(repeat_penalty=0)), "repeat_penalty"),
+        (Job("x", Sampling(logit_bias=((2**31, 1.0),))), "logit_bias"),
+        (Job("x", Sampling(logit_bias=((1, nan),))), "logit_bias"),
+        (Job("x", Sampling(logit_bias=((1, 1.0),) * 65536)), "logit_bias"),
         (Job("x", max_tokens=2**31), "max_tokens"),
         (Job("x", stop=("a",) * 256), "stop"),
     ],

@@ -121,8 +121,9 @@ class Swarm:
         *,
         tokens: int = 24,
         prompt: str = PROMPT,
+        sampling: Sampling = GREEDY,
     ) -> Answer:
-        request = GenerateRequest(await self.card(), prompt, GREEDY, max_tokens=tokens)
+        request = GenerateRequest(await self.card(), prompt, sampling, max_tokens=tokens)
         answer = Answer()
         async with self.head.generate(request, routing) as deltas:
             async for delta in deltas:
@@ -131,9 +132,13 @@ class Swarm:
                 answer.report = delta.report or answer.report
         return answer
 
-    async def whole(self, *, tokens: int = 24, prompt: str = PROMPT) -> str:
+    async def whole(
+        self, *, tokens: int = 24, prompt: str = PROMPT, sampling: Sampling = GREEDY
+    ) -> str:
         """The text of the untouched file in one context."""
-        request = GenerateRequest(await self.card(), prompt, GREEDY, max_tokens=tokens, exact=True)
+        request = GenerateRequest(
+            await self.card(), prompt, sampling, max_tokens=tokens, exact=True
+        )
         async with self.nodes[0].generate(request) as deltas:
             return "".join([delta.text async for delta in deltas])
 
@@ -256,6 +261,21 @@ async def test_a_chain_of_workers_gives_the_text_of_the_whole_to_many_at_once(
                 nursery.start_soon(ask, number)
         assert [texts[n] for n in range(4)] == [await nodes.whole(prompt=p) for p in prompts]
         await nodes.all_free()
+
+
+async def test_a_chain_draws_as_the_whole_does_and_so_it_does_after_a_loss(
+    qwen2: Path, gates: Path
+) -> None:
+    sampling = Sampling(1.2, 0.9, 50, 7, 0.01, 0.5, 0.25, 1.2, ((9, 4.0), (300, -100.0)))
+    async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
+        victim = nodes.worker(1)
+        struck = Late(lambda: os.kill(victim, signal.SIGKILL))
+        link = await struck.link(nodes, nodes.hosts[1])
+        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in (link, nodes.links[2])]
+        answer = await nodes.ask(Routes(ways), tokens=40, sampling=sampling)
+        assert answer.text == await nodes.whole(tokens=40, sampling=sampling)
+        assert answer.text != await nodes.whole(tokens=40, sampling=Sampling(1.2, 0.9, 50, 7))
+        assert answer.report is not None and answer.report.timings[1].replayed > 0
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])

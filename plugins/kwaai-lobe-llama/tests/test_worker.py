@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from kwaai_lobe_llama.process import Worker
 from .conftest import OpenWorker, replace_worker
 
 GREEDY = Sampling(temperature=0)
+YES = "Yes. Yes. Yes. Yes."
 SKY = (Message("user", "Why is the sky blue?"),)
 
 
@@ -78,7 +80,13 @@ async def test_a_seed_repeats_an_answer_and_another_gives_another(
 
 @pytest.mark.parametrize(
     "sampling",
-    [Sampling(1.5, 1.0, 1), Sampling(1.5, 0.0001, 0), Sampling(1e-40), Sampling(1e-20, 1.0, 0)],
+    [
+        Sampling(1.5, 1.0, 1),
+        Sampling(1.5, 0.0001, 0),
+        Sampling(1e-40),
+        Sampling(1e-20, 1.0, 0),
+        Sampling(1.5, 1.0, 0, min_p=1.0),
+    ],
 )
 async def test_one_candidate_is_the_greedy_one(
     smollm2: Path, open_worker: OpenWorker, sampling: Sampling
@@ -86,6 +94,47 @@ async def test_one_candidate_is_the_greedy_one(
     async with open_worker(plan(smollm2)) as worker:
         greedy, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=16))
         assert (await ask(worker, Job(SKY, sampling, max_tokens=16)))[0] == greedy
+
+
+async def test_a_bias_bans_a_token_or_forces_it(smollm2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        greedy, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=1))
+        drawn = Sampling(1.0, 1.0, 0, 1)
+        for one in (GREEDY, drawn):
+            forced = replace(one, logit_bias=((28, 100.0),))
+            text, _ = await ask(worker, Job(SKY, forced, max_tokens=3))
+            assert len(set(text)) == 1 and len(text) == 3
+        banned = replace(GREEDY, logit_bias=tuple((t, -100.0) for t in range(40_000)))
+        assert (await ask(worker, Job(SKY, banned, max_tokens=1)))[0] != greedy
+        with pytest.raises(RequestError, match=r"49152.*0 to 49151"):
+            await ask(worker, Job(SKY, replace(GREEDY, logit_bias=((49152, 1.0),))))
+
+
+@pytest.mark.parametrize(
+    "penalised",
+    [
+        replace(GREEDY, repeat_penalty=1.8),
+        replace(GREEDY, frequency_penalty=2.0),
+        replace(GREEDY, presence_penalty=2.0),
+    ],
+    ids=["repeat", "frequency", "presence"],
+)
+async def test_penalties_make_an_answer_less_monotonous(
+    smollm2: Path, open_worker: OpenWorker, penalised: Sampling
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        plain, _ = await ask(worker, Job(YES, GREEDY, max_tokens=24))
+        text, _ = await ask(worker, Job(YES, penalised, max_tokens=24))
+        assert len(set(text.split())) > len(set(plain.split())) == 1
+        assert (await ask(worker, Job(YES, penalised, max_tokens=24)))[0] == text
+
+
+async def test_the_prompt_is_penalised_too(smollm2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        plain, _ = await ask(worker, Job(YES, GREEDY, max_tokens=1))
+        assert plain == " Yes"
+        penalised = replace(GREEDY, repeat_penalty=100.0)
+        assert (await ask(worker, Job(YES, penalised, max_tokens=1)))[0] not in YES
 
 
 async def test_more_requests_than_streams_all_get_their_own_answer(

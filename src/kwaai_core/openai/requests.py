@@ -1,15 +1,20 @@
 """From the body of a request to a :class:`ChatRequest`, or to an error that names the field."""
 
+import re
 from dataclasses import dataclass
 from functools import partial
-from typing import get_args
+from typing import TypeVar, get_args
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
-from kwaai_core.openai.fields import Fields, array, filled, flag, integer, number, text
+from kwaai_core.openai.fields import Fields, Reader, array, filled, flag, integer, number, text
 from kwaai_core.openai.strict import brief, load_object
 from kwaai_core.types import ChatRequest, ChatRole, Intent, Message, Prompt, Sampling, Tier
 
+T = TypeVar("T")
+
 MAX_STOPS = 4
+MAX_BIASES = 1024
+_TOKEN = re.compile(r"0|[1-9][0-9]{0,8}")
 MAX_TOKENS = 2**31 - 1
 
 _ROLES: tuple[ChatRole, ...] = get_args(ChatRole)
@@ -18,15 +23,7 @@ _IGNORED = (
     "metadata", "prompt_cache_key", "safety_identifier", "service_tier", "store", "user",
 )  # fmt: skip
 
-_NEUTRAL: dict[str, tuple[object, ...]] = {
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "repeat_penalty": (1,),
-    "repetition_penalty": (1,),
-}
+_NEUTRAL: dict[str, tuple[object, ...]] = {"n": (1,)}
 _NEUTRAL_CHAT: dict[str, tuple[object, ...]] = _NEUTRAL | {
     "audio": (),
     "function_call": ("none", "auto"),  # without functions both mean the same: text
@@ -121,11 +118,42 @@ def _sampling(fields: Fields) -> Sampling:
         # -1 is how clients of vLLM write «off», which is 0 here and in llama.cpp.
         top_k=max(0, fields.take("top_k", integer(-1, 2**31 - 1), default.top_k)),
         seed=fields.take("seed", integer(-(2**63), 2**63 - 1), None),
+        min_p=fields.take("min_p", number(0, 1), default.min_p),
+        presence_penalty=fields.take("presence_penalty", number(-2, 2), default.presence_penalty),
+        frequency_penalty=fields.take(
+            "frequency_penalty", number(-2, 2), default.frequency_penalty
+        ),
+        repeat_penalty=_either(fields, number(0.01, 100), "repeat_penalty", "repetition_penalty")
+        or default.repeat_penalty,
+        logit_bias=fields.take("logit_bias", _logit_bias, ()),
     )
 
 
+def _logit_bias(value: object, at: str) -> tuple[tuple[int, float], ...]:
+    """From ``{"50256": -100}``; in the order of the tokens, so that equal maps are equal."""
+    if not isinstance(value, dict):
+        raise RequestError(f"{at} must be an object", param=at)
+    if len(value) > MAX_BIASES:
+        raise RequestError(f"{at} must not have more than {MAX_BIASES} tokens", param=at)
+    found = dict[int, float]()
+    for name, bias in value.items():
+        if not _TOKEN.fullmatch(name):
+            raise RequestError(
+                f"{at} has “{brief(name)}”, which is not the number of a token", param=at
+            )
+        if int(name) in found:
+            raise RequestError(f"{at} has the token {int(name)} twice", param=at)
+        found[int(name)] = number(-100, 100)(bias, f"{at}.{name}")
+    return tuple(sorted(found.items()))
+
+
 def _max_tokens(fields: Fields, *names: str) -> int | None:
-    given = {name: fields.take(name, integer(1, MAX_TOKENS), None) for name in names}
+    return _either(fields, integer(1, MAX_TOKENS), *names)
+
+
+def _either(fields: Fields, read: Reader[T], *names: str) -> T | None:
+    """One field that has several names."""
+    given = {name: fields.take(name, read, None) for name in names}
     values = {value for value in given.values() if value is not None}
     if len(values) > 1:
         raise RequestError(f"{' and '.join(given)} differ: give only one", param=names[-1])

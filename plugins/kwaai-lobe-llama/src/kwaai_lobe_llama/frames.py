@@ -90,7 +90,9 @@ class Failure:
     context_tokens: int = 0
 
 
-_JOB = struct.Struct("<ffiIiBBBx")  # temperature, top_p, top_k, seed, max_tokens, flags, stops
+# temperature, top_p, top_k, seed, max_tokens, flags, stops, biases, min_p and three penalties
+_JOB = struct.Struct("<ffiIiBBHffff")
+_BIAS = struct.Struct("<if")
 _FINISH = struct.Struct("<BxxxIII")
 _FAILURE = struct.Struct("<BxxxII")
 _COUNT = struct.Struct("<I")
@@ -98,6 +100,7 @@ _REASONS = ("stop", "length")
 _CHAT, _SEEDED, _DIGEST, _BOUNDED = 1, 2, 4, 8
 _LARGEST = 2**31 - 1  # of a job's numbers; llama.cpp's are of 32 bits
 _MOST_STOPS = 255
+_MOST_BIASES = 65535
 
 
 def frame(kind: Kind, request: int, payload: bytes = b"") -> bytes:
@@ -189,9 +192,13 @@ def encode_job(job: Job) -> bytes:
         job.max_tokens or 0,
         flags,
         len(job.stop),
-        0,
+        len(sampling.logit_bias),
+        sampling.min_p,
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+        sampling.repeat_penalty,
     )
-    parts = [head, *map(_text, job.stop)]
+    parts = [head, *(_BIAS.pack(*bias) for bias in sampling.logit_bias), *map(_text, job.stop)]
     if isinstance(job.prompt, str):
         parts.append(_text(job.prompt))
     else:
@@ -207,14 +214,25 @@ def _check(job: Job) -> None:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repeat_penalty": sampling.repeat_penalty,
         "max_tokens": job.max_tokens or 0,
     }
+    for token, bias in sampling.logit_bias:
+        numbers[f"logit_bias of {bias} for the token"] = token
+        numbers[f"logit_bias of the token {token}"] = bias
     for name, value in numbers.items():
         if not abs(value) <= _LARGEST:  # so nan is refused too
             raise RequestError(
                 f"{name} = {value}: must be a number between {-_LARGEST} and {_LARGEST}",
-                param=name,
+                param=name.split()[0],
             )
+    if not sampling.repeat_penalty > 0:
+        raise RequestError("repeat_penalty must be over 0", param="repeat_penalty")
+    if len(sampling.logit_bias) > _MOST_BIASES:
+        raise RequestError(f"logit_bias has over {_MOST_BIASES} tokens", param="logit_bias")
     if len(job.stop) > _MOST_STOPS:
         raise RequestError(
             f"there are {len(job.stop)} stop strings: {_MOST_STOPS} are the most", param="stop"
@@ -229,9 +247,13 @@ def _fold(seed: int) -> int:
 def decode_job(payload: bytes) -> Job:
     """The job in a GENERATE payload; raises :class:`FrameError`."""
     fields = _Fields(payload)
-    temperature, top_p, top_k, seed, limit, flags, stops, _ = fields.unpack(_JOB)
+    temperature, top_p, top_k, seed, limit, flags, stops, biases, *more = fields.unpack(_JOB)
     flags = int(flags)
-    sampling = Sampling(temperature, top_p, int(top_k), int(seed) if flags & _SEEDED else None)
+    min_p, once, each, factor = more
+    pairs = map(fields.unpack, [_BIAS] * int(biases))
+    bias = tuple((int(token), shift) for token, shift in pairs)
+    fixed = int(seed) if flags & _SEEDED else None
+    sampling = Sampling(temperature, top_p, int(top_k), fixed, min_p, once, each, factor, bias)
     stop = tuple(fields.text() for _ in range(int(stops)))
     prompt: Prompt
     if flags & _CHAT:

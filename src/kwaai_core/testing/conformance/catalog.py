@@ -80,7 +80,7 @@ async def a_cancelled_fetch_harms_nothing(catalog: Catalog) -> None:
     require((await catalog.fetch(card)).is_file(), f"{card.id}: no file after a cancelled fetch")
 
 
-async def an_unknown_card_isrefused(catalog: Catalog) -> None:
+async def an_unknown_card_is_refused(catalog: Catalog) -> None:
     """A card that is not one of the catalog's is :class:`ModelNotFound`, also with a known id."""
     card = (await catalog.cards())[0]
     for unknown in (UNKNOWN, replace(card, id=card.id + "-other", digest="0" * 64)):
@@ -93,5 +93,5 @@ CATALOG_RULES: tuple[Callable[[Catalog], Awaitable[None]], ...] = (
     a_fetched_file_is_the_card_s,
     fetching_at_once_gives_one_answer,
     a_cancelled_fetch_harms_nothing,
-    an_unknown_card_isrefused,
+    an_unknown_card_is_refused,
 )

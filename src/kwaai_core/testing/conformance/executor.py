@@ -231,7 +231,7 @@ class _Impatient(trio.abc.ReceiveChannel[Delta]):
         await self._inner.aclose()
 
 
-async def an_unknown_model_isrefused(subject: Subject) -> None:
+async def an_unknown_model_is_refused(subject: Subject) -> None:
     """A card that the executor does not have is :class:`ModelNotFound`, on entering."""
     async with refused(ModelNotFound, f"generate for the model {UNKNOWN.id!r}"):
         await subject.answer(replace(subject.request(), model=UNKNOWN))
@@ -274,7 +274,7 @@ EXECUTOR_RULES: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     both_kinds_of_prompt_work,
     leaving_early_frees,
     a_cancelled_receive_loses_nothing,
-    an_unknown_model_isrefused,
+    an_unknown_model_is_refused,
     streams_are_independent,
     an_answer_is_repeatable,
 )

@@ -42,12 +42,20 @@ class Intake:
             raise Refusal(Failure(FailureCode.BAD_REQUEST, "the prompt has no tokens"))
         if len(prompt) >= context:
             raise self._too_long(len(prompt))
+        strange = [t for t, _ in job.sampling.logit_bias if not 0 <= t < self._engine.n_vocab]
+        if strange:
+            raise Refusal(
+                Failure(
+                    FailureCode.BAD_REQUEST,
+                    f"logit_bias has the token {strange[0]}, and this model's are numbered from 0 "
+                    f"to {self._engine.n_vocab - 1}",
+                )
+            )
+        sampler = Sampler(job.sampling, self._engine.n_vocab, prompt)
         room = context - len(prompt)
         limit = room if job.max_tokens is None else min(room, job.max_tokens)
         digest = hashlib.sha256() if job.digest else None
-        return Session(
-            number, prompt, limit, Sampler(job.sampling), TextAssembler(job.stop), digest
-        )
+        return Session(number, prompt, limit, sampler, TextAssembler(job.stop), digest)
 
     def _tokens(self, text: str) -> list[int]:
         """The tokens of a text, which is counted in pieces first where it is long.
