@@ -291,7 +291,9 @@ def test_idle_sessions_of_who_has_most_make_room_for_another_peer(shared: Shared
     shared.now = 29.0
     assert shared.give("ann", step(session=1)).kind is Kind.RESULT
     assert shared.open("bob", 4) == FaultCode.CAPACITY  # nobody is idle
+    assert shared.hosting.free(shared.now) == 0
     shared.now = 31.0
+    assert shared.hosting.free(shared.now) == 2  # or bob would not ask
     assert shared.open("ann", 5) == FaultCode.CAPACITY  # one's own sessions are not in one's way
     assert shared.open("bob", 4) is Kind.OPENED
     assert (shared.sessions("ann"), shared.sessions("bob")) == ([1, 3], [4])
@@ -306,6 +308,7 @@ def test_sessions_of_the_node_itself_make_no_room(shared: Shared) -> None:
     shared.now = 500.0
     assert shared.open("ann", 4) == FaultCode.CAPACITY
     assert shared.sessions("") == [1, 2, 3]
+    assert shared.hosting.free(shared.now) == 0
 
 
 def test_room_that_is_kept_for_others_is_no_room(shared: Shared) -> None:

@@ -74,6 +74,14 @@ class Hosting:
         self._reserved = sessions
         self.host.reserve(sessions)
 
+    def free(self, now: float) -> int:
+        """How many more sessions there is room for: for a peer that has none yet, which those that
+        stand idle would be ended for."""
+        if self.host.draining:
+            return 0
+        idle = sum(bool(s.owner) and _stands_idle(s, now) for s in self.host.sessions)
+        return self.host.free + idle
+
     def receive(self, link: Hashable, frame: Frame, now: float) -> None:
         """Take a frame of an owner. Errors: :class:`FrameError`, see :meth:`Host.receive`."""
         peer = self._peers.get(link)

@@ -249,12 +249,13 @@ class SpanServer(Server):
 
     def _tell_load(self, now: float) -> None:
         host = self._hosting.host
-        room = (host.draining, host.free, len(host.sessions), len(self._hosting.units.units))
+        free = self._hosting.free(now)
+        room = (host.draining, free, len(host.sessions), len(self._hosting.units.units))
         if room == self._told_room and now - self._told < LOAD_SECONDS:
             return
         load = json.dumps(
             {
-                "free": 0 if host.draining else host.free,
+                "free": free,
                 "sessions": len(host.sessions),
                 "waiting": sum(len(session.pending) for session in host.sessions),
                 "step_seconds": [unit.pace.lone for unit in self._hosting.units.units],
