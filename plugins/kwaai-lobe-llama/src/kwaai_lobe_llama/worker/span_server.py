@@ -11,24 +11,19 @@ from __future__ import annotations
 
 import json
 import os
-import queue
-import selectors
 import socket
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
-from kwaai_core import DataChannel, FrameError, ModelFileError, PeerLost, Span
+from kwaai_core import FrameError, ModelFileError, Span
 from kwaai_core.span.chain import Settings
 from kwaai_core.span.frames import Frame, FrameReader
 from kwaai_core.span.frames import Kind as Spoken
 from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.roles import LOCAL
-from kwaai_core.span.secure import secure
 from kwaai_core.span.watch import HEARTBEAT_SECONDS
 from kwaai_lobe_llama.frames import Finish, Kind
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
@@ -46,8 +41,8 @@ from kwaai_lobe_llama.worker.span_gate import load_head, load_units
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.turns import Turns, lock_of
 from kwaai_lobe_llama.worker.waiting import Waiting, others
+from kwaai_lobe_llama.worker.wires import Wires
 
-HANDSHAKE_SECONDS = 10.0
 TICK_SECONDS = 0.1
 LOAD_SECONDS = 1.0
 """How often the node is told how long steps take; of sessions that come and go it hears at once."""
@@ -60,14 +55,6 @@ class SpanServer(Server):
     def __init__(self, connection: socket.socket, sockets: socket.socket) -> None:
         super().__init__(connection)
         self._sockets = sockets
-        self._links: dict[int, Link] = {}
-        self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._bell, self._ringer = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ringer.setblocking(False)
-        self._linking: set[int] = set()  # that the node still wants, in handshakes
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._bell, selectors.EVENT_READ)
         self._own: deque[Frame] = deque()
         self._ticked = 0.0
         self._last_load = b""
@@ -75,6 +62,7 @@ class SpanServer(Server):
         self._told, self._told_room = 0.0, (False, 0, 0, 0)
         cores = os.sched_getaffinity(0)
         self._waiting = Waiting(others(cores), len(cores))
+        self._wires = Wires(self._outbox, self._waiting, self._linked, self._gone)
         self._turns = Turns(None)
         self._head: HeadEngine | None = None
         self._heading: Heading | None = None
@@ -169,35 +157,9 @@ class SpanServer(Server):
             self._heading.receive(LOCAL, self._own.popleft())
 
     def _read(self) -> None:
-        """Take what has come, and let go of what could not be sent before; wait for either where
-        there is nothing else to do."""
-        for link in self._links.values():
-            if link.blocked != link.watched:
-                link.watched = link.blocked
-                events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.blocked else 0)
-                self._selector.modify(link, events, link)
-        for key, events in self._wait() if self._idle else self._selector.select(0):
-            if key.data is None:
-                self._run_errands()
-                continue
-            if events & selectors.EVENT_WRITE:
-                key.data.flush()
-            if events & selectors.EVENT_READ and key.data.number in self._links:
-                self._receive(key.data)
-
-    def _wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        began = now = time.monotonic()
-        events: list[tuple[selectors.SelectorKey, int]] = []
-        while not events and now - began < TICK_SECONDS:
-            events = self._selector.select(self._waiting.asleep(TICK_SECONDS))
-            now = time.monotonic()
-        self._waiting.waited(now - began)
-        return events
-
-    def _run_errands(self) -> None:
-        self._bell.recv(4096)
-        while not self._errands.empty():
-            self._errands.get()()
+        """Take what has come, and wait for it where there is nothing else to do."""
+        for link in self._wires.ready(TICK_SECONDS if self._idle else 0.0):
+            self._receive(link)
 
     def _receive(self, link: Link) -> None:
         now = time.monotonic()
@@ -206,9 +168,9 @@ class SpanServer(Server):
                 link.silence.heard(now)
                 self._dispatch(link, frame, now)
         except LinkLost as lost:
-            self._lose(link, str(lost))
+            self._wires.lose(link, str(lost))
         except FrameError as error:
-            self._lose(link, error.message)
+            self._wires.lose(link, error.message)
 
     def _dispatch(self, link: Link, frame: Frame, now: float) -> None:
         if link.hosting:
@@ -224,7 +186,7 @@ class SpanServer(Server):
 
     def _send(self, link: Hashable, frame: Frame) -> None:
         if link != LOCAL:
-            found = self._links.get(link) if isinstance(link, int) else None
+            found = self._wires.links.get(link) if isinstance(link, int) else None
             if found is not None:
                 found.send(frame)
         elif frame.kind in _FROM_OWNER:
@@ -237,11 +199,7 @@ class SpanServer(Server):
         if now - self._ticked < TICK_SECONDS:
             return
         self._ticked = now
-        for link in [link for link in self._links.values() if not link.hosting]:
-            if link.silence.lost(now):
-                self._lose(link, "it has fallen silent")
-        for link in [link for link in self._links.values() if link.broken]:
-            self._lose(link, link.broken)  # it may never say anything more
+        self._wires.lose_silent(now)
         self._hosting.host.tick(now)
         if self._heading is not None:
             self._heading.tick()
@@ -268,55 +226,15 @@ class SpanServer(Server):
 
     # -- links
 
-    def _add(self, number: int, plan: LinkPlan, connection: socket.socket) -> None:
-        if number not in self._linking:  # the node has let go of it during the handshake
-            connection.close()
-            return
-        self._linking.discard(number)
-        reader = FrameReader(self._plan.width, self._plan.plan.chunk)
-        link = Link(
-            number, plan.peer, connection, reader, hosting=plan.hosting, now=time.monotonic()
-        )
-        self._links[number] = link
-        self._selector.register(link, selectors.EVENT_READ, link)
-        if plan.hosting:
-            self._hosting.attach(number, plan.peer)
-        self._outbox.send(Kind.LINKED, number)
+    def _linked(self, link: Link) -> None:
+        if link.hosting:
+            self._hosting.attach(link.number, link.peer)
 
-    def _lose(self, link: Link, reason: str) -> None:
-        self._drop(link)
-        self._outbox.send(Kind.LOST, link.number, reason.encode())
-
-    def _drop(self, link: Link) -> None:
-        self._selector.unregister(link)
-        del self._links[link.number]
-        link.close()
+    def _gone(self, link: Link) -> None:
         if link.hosting:
             self._hosting.detach(link.number, time.monotonic())
         elif self._heading is not None:
             self._heading.lose(link.number, "the link to it is lost")
-
-    def _unlink(self, number: int) -> None:
-        link = self._links.get(number)
-        if link is not None:
-            self._drop(link)
-
-    def _handshake(self, number: int, plan: LinkPlan, connection: socket.socket) -> None:
-        """In a thread of its own."""
-        channel = DataChannel(
-            connection,
-            plan.certificate.encode(),
-            plan.key.encode(),
-            plan.trusted.encode(),
-            plan.server,
-        )
-        try:
-            secured = secure(channel, seconds=HANDSHAKE_SECONDS)
-        except PeerLost as error:
-            self._linking.discard(number)
-            self._outbox.send(Kind.LOST, number, error.message.encode())
-            return
-        self._run_soon(lambda: self._add(number, plan, secured))
 
     def _beat(self) -> None:
         """Tell the owners of sessions that this process lives, in a thread of its own."""
@@ -325,16 +243,9 @@ class SpanServer(Server):
             since = self._hosting.since
             computing = int((time.monotonic() - since) * 1e6) if since else 0
             frame = Frame(Spoken.HEARTBEAT, step=self._hosting.calls, computed=computing)
-            for link in list(self._links.values()):
-                if link.hosting:
-                    link.send(frame)
+            self._wires.send_all(frame)
 
     # -- the node
-
-    def _run_soon(self, errand: Callable[[], None]) -> None:
-        self._errands.put(errand)
-        with suppress(BlockingIOError):  # it has been rung often enough
-            self._ringer.send(b"!")
 
     def _control(self, kind: Kind, number: int, payload: bytes) -> None:
         if kind is Kind.LINK:
@@ -343,27 +254,23 @@ class SpanServer(Server):
                 self._outbox.send(Kind.LOST, number, b"this process has too many open files")
                 return
             connection = socket.socket(fileno=descriptors[0])
-            self._linking.add(number)
-            plan = LinkPlan.from_json(payload)
-            threading.Thread(
-                target=self._handshake, args=(number, plan, connection), daemon=True
-            ).start()
+            reader = FrameReader(self._plan.width, self._plan.plan.chunk)
+            self._wires.connect(number, LinkPlan.from_json(payload), connection, reader)
         elif kind is Kind.UNLINK:
-            self._linking.discard(number)
-            self._run_soon(lambda: self._unlink(number))
+            self._wires.disconnect(number)
         elif kind is Kind.ROUTE:
             places = [Place(link, Span(lo, hi)) for link, lo, hi in json.loads(payload)]
-            self._run_soon(lambda: self._route(number, places))
+            self._wires.run_soon(lambda: self._route(number, places))
         elif kind is Kind.DRAIN:
-            self._run_soon(lambda: self._hosting.host.drain())
+            self._wires.run_soon(lambda: self._hosting.host.drain())
         elif kind is Kind.RESERVE:
             sessions = json.loads(payload)
-            self._run_soon(lambda: self._hosting.reserve(sessions))
+            self._wires.run_soon(lambda: self._hosting.reserve(sessions))
         elif kind is Kind.HOLD:
             held = HoldPlan.from_json(payload)
-            self._run_soon(lambda: self._load(number, lambda: self._hold(held)))
+            self._wires.run_soon(lambda: self._load(number, lambda: self._hold(held)))
         elif kind is Kind.HEAD:
-            self._run_soon(lambda: self._load(number, lambda: self._behead(payload.decode())))
+            self._wires.run_soon(lambda: self._load(number, lambda: self._behead(payload.decode())))
         else:
             raise FrameError(f"a worker of spans is sent no {kind.name} frame")
 
@@ -371,18 +278,18 @@ class SpanServer(Server):
         if self._heading is None:
             return
         self._heading.route(number, places)
-        for link in {place.link for place in places} - {LOCAL, *self._links}:
+        for link in {place.link for place in places} - {LOCAL, *self._wires.links}:
             if isinstance(link, int):  # it was lost while the router thought of it
                 self._heading.lose(link, "there is no such link any more")
 
     def _submit(self, session: Session) -> None:
         if self._heading is not None:
-            self._run_soon(lambda: self._heading.open(session))  # type: ignore[union-attr]
+            self._wires.run_soon(lambda: self._heading.open(session))  # type: ignore[union-attr]
 
     def _stop(self, session: Session) -> None:
         session.cancelled = True
         if self._heading is not None:
-            self._run_soon(lambda: self._heading.cancel(session))  # type: ignore[union-attr]
+            self._wires.run_soon(lambda: self._heading.cancel(session))  # type: ignore[union-attr]
 
     def _ask(
         self, number: int, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
