@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -132,6 +134,30 @@ async def test_units_are_freed_although_their_process_stays_for_its_head(
         left = files_of(worker)
         assert [len(files - left) for files in held] == [1, 1]
         assert held[0] & held[1] == left
+
+
+async def test_units_that_a_new_process_was_given_too_late_are_freed(
+    qwen2: Path, gates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened_node(qwen2, gates) as (node, card), node.head(card, exact=False):
+        loading, let_go, load = trio.Event(), trio.Event(), SpanWorker.head
+
+        async def late(worker: SpanWorker, path: Path) -> int:
+            loading.set()
+            await let_go.wait()
+            return await load(worker, path)
+
+        monkeypatch.setattr(SpanWorker, "head", late)
+        async with node.hold(card, [FIRST], exact=False):
+            (worker,) = node._spans.workers()
+            assert worker.pid is not None
+            os.kill(worker.pid, signal.SIGKILL)
+            await loading.wait()  # with its units, and without its head
+        let_go.set()
+        while not node._spans.workers():  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        (worker,) = node._spans.workers()
+        assert not [path for path in files_of(worker) if path.endswith("-0-1.gguf")]
 
 
 async def test_what_is_held_already_is_not_held_again(qwen2: Path, gates: Path) -> None:

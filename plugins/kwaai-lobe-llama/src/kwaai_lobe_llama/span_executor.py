@@ -218,10 +218,13 @@ class SpanWorkers:
         """Give a new process what the last one had."""
         await worker.ready.wait()
         try:
-            if shop.units:
-                shop.rows = await worker.hold(HoldPlan(shop.plan.plan, shop.units))
+            units = shop.units
+            if units:
+                shop.rows = await worker.hold(HoldPlan(shop.plan.plan, units))
             if shop.head is not None:
                 shop.rows = await worker.head(shop.head)
+            if units and not shop.units:  # nobody holds them any more, meanwhile
+                await worker.hold(HoldPlan(shop.plan.plan))
         except KwaaiError as error:
             shop.change(None, error)
             return
