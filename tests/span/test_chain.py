@@ -412,6 +412,26 @@ def test_a_step_that_is_done_between_two_replays_makes_good_for_it() -> None:
     finished(rig)
 
 
+def test_steps_of_a_replay_do_not_make_good_for_the_next_one() -> None:
+    rig = answering()
+    rig.run(4)
+    hop, text, asked = rig.hop("b"), len(rig.text), 1
+    furthest = hop.sent
+    fault = Frame(Kind.FAULT, hop.session, rows=FaultCode.NEED_REPLAY)
+    rig.chain.receive(hop.session, fault._replace(epoch=rig.chain.epoch), rig.now)
+    for _ in range(100):
+        rig.turn()
+        if rig.chain.settled and 0 < hop.done < furthest:  # it answers some steps of each replay
+            asked += 1
+            rig.chain.receive(hop.session, fault._replace(epoch=rig.chain.epoch), rig.now)
+    (trouble,) = rig.chain.trouble
+    assert (asked, trouble.place, trouble.blame) == (3, rig.place("b"), Blame.LOST)
+    assert len(rig.text) == text
+    rig.add_host("B")
+    rig.route("aBc")
+    finished(rig)
+
+
 def test_a_full_host_says_when_to_try_again() -> None:
     rig = ChainRig("ac")
     rig.add_host("b", replace(LIMITS, streams=0))

@@ -76,9 +76,10 @@ class Hop:
     ``session`` is its name at the host: each hop has its own, so that one host may have two. It is
     ``fresh`` until the host has one. ``awaited``: an OPEN or FENCE is unanswered, for ``waited``
     seconds, whatever its host says it does.
-    ``refused`` counts the replays that it asked for since it last completed a step. ``owed`` is for
-    how many seconds it has owed an answer, and its host was not seen to compute; ``calls`` are
-    those that its host says it has finished, -1 where it does not tell.
+    ``refused`` counts the replays that it asked for since it last completed a step that was never
+    sent before: what is replayed is no progress, or a host could ask for replays for ever.
+    ``owed`` is for how many seconds it has owed an answer, and its host was not seen to compute;
+    ``calls`` are those that its host says it has finished, -1 where it does not tell.
     """
 
     place: Place
@@ -130,7 +131,9 @@ class Hop:
     def land(self, frame: Frame, now: float) -> Flight:
         """The oldest flight is answered."""
         flight = self.flying.popleft()
-        self.done, self.refused, self.owed = flight.end, 0, 0.0
+        self.done, self.owed = flight.end, 0.0
+        if flight.end > self.furthest:
+            self.refused = 0
         took = now - flight.sent
         self.pace.observe(flight.rows, took)
         timing = self.timing
