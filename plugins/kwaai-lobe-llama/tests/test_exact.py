@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from kwaai_core import Sampling
+from kwaai_core.testing.models import TINY_QWEN2, Quantisation, write_random_model
 from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
@@ -191,3 +192,13 @@ def test_a_model_that_is_exact_at_no_row_limit_is_refused(qwen2: Path) -> None:
     plan = replace(exact_plan(qwen2, 1, Path()), gate_folder="")
     with pytest.raises(NotExact, match="replay of"):
         pass_gate(plan, "x", Drifting, lambda _: None)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_weights_whose_lone_rows_differ_pass_the_gate(tmp_path: Path, kind: Quantisation) -> None:
+    path = write_random_model(tmp_path / "model.gguf", TINY_QWEN2, quantisation=kind)
+    plan = exact_plan(path, 1, tmp_path)
+    assert plan.min_rows == 2
+    engine = pass_gate(plan, "key", Engine, lambda _: None)
+    assert engine.plan.max_rows >= 2
+    engine.close()

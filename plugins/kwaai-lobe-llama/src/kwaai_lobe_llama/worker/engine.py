@@ -39,7 +39,7 @@ class Engine(Loaded):
 
     def prefill(self, tokens: Sequence[int], position: int, stream: int, *, output: bool) -> None:
         """Run consecutive tokens of one stream; ``output``: the logits of the last are wanted."""
-        self._rows.fill_run(tokens, position, stream, output)
+        self._rows.fill_run(tokens, position, stream, self.plan.min_rows if output else 0)
         self._run(self._rows.sized(len(tokens)))
 
 
@@ -75,10 +75,10 @@ class _Batch:
             self._tokens[i], self._positions[i] = row.token, row.position
             self._streams[i], self._outputs[i] = row.stream, row.output
 
-    def fill_run(self, tokens: Sequence[int], position: int, stream: int, output: bool) -> None:
+    def fill_run(self, tokens: Sequence[int], position: int, stream: int, outputs: int) -> None:
         n = len(tokens)
         self._tokens[:n] = list(tokens)
         self._positions[:n] = list(range(position, position + n))
         self._streams[:n] = [stream] * n
-        self._outputs[:n] = [0] * n
-        self._outputs[n - 1] = output
+        outputs = min(outputs, n)
+        self._outputs[:n] = [0] * (n - outputs) + [1] * outputs

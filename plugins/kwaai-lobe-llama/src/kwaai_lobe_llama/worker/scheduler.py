@@ -226,7 +226,8 @@ class Scheduler:
                 stream.chunked, len(stream.tokens) // self._plan.chunk * self._plan.chunk
             )
             self._engine.truncate(number, len(stream.tokens))
-        return Row(0, len(stream.tokens), number, output=False)
+        # rows that are no outputs do not come as far as the output matrix: a lone one would be left
+        return Row(0, len(stream.tokens), number, output=self._plan.min_rows > 1)
 
     def _take(self, session: Session, row: int) -> None:
         """Its next token, or its end, from a row of the last call."""
