@@ -80,5 +80,4 @@ class _Batch:
         self._tokens[:n] = list(tokens)
         self._positions[:n] = list(range(position, position + n))
         self._streams[:n] = [stream] * n
-        outputs = min(outputs, n)
-        self._outputs[:n] = [0] * (n - outputs) + [1] * outputs
+        self._outputs[:n] = [i >= n - outputs for i in range(n)]
