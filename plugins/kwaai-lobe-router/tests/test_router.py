@@ -208,6 +208,59 @@ async def test_a_peer_whose_link_was_just_lost_is_used_as_soon_as_it_may_be_link
         routing.close()
 
 
+async def test_who_was_lost_is_used_again_at_once_where_it_lives_and_nobody_else_does(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        await here.add("0-5")
+        holders = {one.peer: one for one in [await here.add("6-11") for _ in range(2)]}
+        gateway = await here.add()
+
+        async def lose_both() -> None:
+            used = second_of()
+            holders[used].executor.die()  # its node lives on
+            while (now := second_of()) == used:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            here.kill(holders[now])  # it has begun to replay
+
+        def second_of() -> str:
+            (head,) = gateway.executor.heads
+            ((_, place),) = head.places()
+            gateways = gateway.router.swarm.gateways._all.values()  # type: ignore[union-attr]
+            (opening,) = gateways
+            assert opening.gateway is not None
+            return opening.gateway.peer_of(place.link)
+
+        async with trio.open_nursery() as nursery:
+            found = await chat(gateway, at=10, then=lambda: nursery.start_soon(lose_both))
+        assert found.text == await whole()
+        assert found.after == found.route  # where it was at first
+        assert found.gap < 2.5
+
+
+async def test_an_answer_ends_though_its_last_host_comes_back_again_and_again(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        await here.add("0-5")
+        crashing = await here.add("6-11")
+        gateway = await here.add()
+
+        async def crash_at_every_replay() -> None:
+            while True:
+                crashing.executor.die()
+                while not crashing.sessions:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+
+        async with trio.open_nursery() as nursery:
+            with (
+                trio.fail_after(25),
+                pytest.raises(UpstreamLost, match="blocks 6–11 of model toy/model"),
+            ):
+                await chat(gateway, at=10, then=lambda: nursery.start_soon(crash_at_every_replay))
+            nursery.cancel_scope.cancel()
+
+
 async def test_what_cannot_be_had_is_refused(
     tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -43,12 +44,13 @@ _MOST_ASKED = 64
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a peer told of itself, and when; ``rtt`` in nanoseconds."""
+    """What a peer told of itself, when, and when it was asked; ``rtt`` in nanoseconds."""
 
     peer: str
     told: Told
     rtt: int
     at: float
+    asked: float
 
 
 class Neighbourhood:
@@ -82,6 +84,11 @@ class Neighbourhood:
             candidate(known.peer, known.told.slow, known.told.fast, rtt=known.rtt, me=self._me)
             for known in fresh
         ]
+
+    def asked(self, peer: str) -> float:
+        """When a peer was asked the last question that it has answered, if what it said counts."""
+        known = self.known.get(peer)
+        return -inf if known is None else known.asked
 
     async def first(self) -> None:
         """Wait until those that there are have been asked once, or some seconds."""
@@ -163,6 +170,7 @@ class Neighbourhood:
             hurried = not waiting.cancelled_caught
 
     async def _ask(self, peer: str) -> None:
+        asked = trio.current_time()
         with trio.move_on_after(ANSWER_SECONDS) as scope:
             rtt = await self._trips.of(peer)
             told = await self._status(peer)
@@ -173,7 +181,7 @@ class Neighbourhood:
             return
         await self._check(peer, told)
         fresh = peer not in self.known
-        self.known[peer] = Known(peer, told, rtt, trio.current_time())
+        self.known[peer] = Known(peer, told, rtt, trio.current_time(), asked)
         if fresh:
             self.news.set()
             self.news = trio.Event()

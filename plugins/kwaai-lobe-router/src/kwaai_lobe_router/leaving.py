@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 
@@ -14,6 +14,10 @@ from kwaai_lobe_router.refusals import Refusal, Uncovered, blocks
 
 LOST_SECONDS, LEAVING_SECONDS, REFUSED_SECONDS = 5.0, 60.0, 600.0
 """For how long a session does not go to a peer that was lost, leaves, or refused it."""
+
+MOST_LOSSES = 3
+"""A peer that was lost so often in an answer, without a word of it in between, is not used by it
+any more: else an answer that is lost wherever it is replayed would never end."""
 
 LEAST_SECONDS = 0.25
 """The same for one that was full, and did not say until when."""
@@ -33,12 +37,15 @@ class Left:
     def __init__(self) -> None:
         self.full: dict[str, Span] = {}
         self._until: dict[str, float] = {}
+        self._lost: dict[str, float] = {}
+        self._losses: dict[str, tuple[int, int]] = {}
 
-    def note(self, peer: str, trouble: Trouble) -> None:
-        """A place at a peer is of no use any more, or soon; one that is only slow is not left."""
+    def note(self, peer: str, trouble: Trouble, tokens: int) -> None:
+        """A place at a peer is of no use any more, or soon; one that is only slow is not left.
+        Until now ``tokens`` of the answer were given."""
         now, blame = trio.current_time(), trouble.blame
         if blame is Blame.LOST:
-            self.exclude(peer, now + LOST_SECONDS)
+            self._note_loss(peer, tokens, now)
         elif blame is Blame.FULL:
             self.full[peer] = trouble.place.span
             self.exclude(peer, now + max(trouble.retry_after, LEAST_SECONDS))
@@ -47,9 +54,23 @@ class Left:
         elif blame is Blame.LEAVING:
             self.exclude(peer, now + LEAVING_SECONDS)
 
+    def _note_loss(self, peer: str, tokens: int, now: float) -> None:
+        before, losses = self._losses.get(peer, (tokens, 0))
+        losses = losses + 1 if before == tokens else 1
+        self._losses[peer] = tokens, losses
+        if losses == 1:
+            self._lost[peer] = now
+        else:
+            self.exclude(peer, now + (LOST_SECONDS if losses < MOST_LOSSES else REFUSED_SECONDS))
+
     def exclude(self, peer: str, until: float) -> None:
         """Do not go to a peer before a time."""
         self._until[peer] = max(until, self._until.get(peer, 0.0))
+
+    def back(self, peers: Iterable[str]) -> None:
+        """It goes over these again, whatever was before."""
+        for peer in peers:
+            self._lost.pop(peer, None)
 
     @contextmanager
     def without(self, peers: Iterable[str]) -> Iterator[None]:
@@ -61,10 +82,15 @@ class Left:
         finally:
             self._until = before
 
-    def now(self) -> frozenset[str]:
-        """Those that are left out now."""
+    def now(self, asked: Callable[[str], float] | None = None) -> frozenset[str]:
+        """Those that are left out now. With ``asked``, which says when a peer was asked the last
+        question that it has answered, not those who were lost once, and were heard again since."""
         now = trio.current_time()
-        return frozenset(peer for peer, until in self._until.items() if until > now)
+        left = {peer for peer, until in self._until.items() if until > now}
+        for peer, at in self._lost.items():
+            if now < at + LOST_SECONDS and (asked is None or asked(peer) <= at):
+                left.add(peer)
+        return frozenset(left)
 
     def no_room(self, model: str) -> NoRoom:
         """Who was full, and when it is worth while to ask again."""

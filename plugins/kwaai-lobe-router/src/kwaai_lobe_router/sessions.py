@@ -123,7 +123,7 @@ class SessionRouting:
 
     def _note(self, trouble: Trouble) -> None:
         peer = self._gateway.peer_of(trouble.place.link)
-        self._left.note(peer, trouble)
+        self._left.note(peer, trouble, self.progress.tokens)
         if trouble.blame is Blame.LOST:
             self._blamed(peer, trouble.reason)
             if self._view.others is not None:
@@ -132,13 +132,22 @@ class SessionRouting:
     def _wish_now(self) -> Wish:
         return replace(self._wish, excluded=self._left.now())
 
+    def _wish_again(self) -> Wish:
+        """The same with those who were lost once and heard since: the lost link may have been all
+        that was wrong. They are taken only where there is nobody else."""
+        asked = self._view.others.asked if self._view.others is not None else None
+        return replace(self._wish, excluded=self._left.now(asked))
+
     # -- a route
 
     async def _found(self, living: Sequence[Place], *, first: bool) -> Sequence[Place]:
         """Places for the whole model, as soon as there are any. Errors: see :class:`Routing`."""
         began = self.began if first else trio.current_time()
         while True:
-            found = self._planned(living, first=first)
+            wish, again = self._wish_now(), self._wish_again()
+            found = self._planned(living, wish, first=first)
+            if not isinstance(found, Plan) and again != wish:
+                found = self._planned(living, again, first=first)
             if isinstance(found, Plan):
                 places = await self._linked(found)
                 if places is not None:
@@ -153,8 +162,8 @@ class SessionRouting:
                 raise self._given_up(found, first=first, full=full)
             await self._wait()
 
-    def _planned(self, living: Sequence[Place], *, first: bool) -> Plan | Refusal:
-        swarm, wish = self._view.swarm(), self._wish_now()
+    def _planned(self, living: Sequence[Place], wish: Wish, *, first: bool) -> Plan | Refusal:
+        swarm = self._view.swarm()
         if first:
             return plan(swarm, wish, self._view.tier_of)
         hops = [Hop(self._gateway.peer_of(place.link), place.span) for place in living]
@@ -183,6 +192,7 @@ class SessionRouting:
     def _take(self, found: Plan) -> None:
         """Go by this plan, and keep another warm."""
         self.plan = found
+        self._left.back(hop.peer for hop in found.hops)
         if self.progress.started:
             self._left.full.clear()
         self.same_text = self.same_text and found.same_text
@@ -228,7 +238,7 @@ class SessionRouting:
         kept = [place for place in route if place not in left]
         slow = all(one.blame is Blame.SLOW for one in trouble)
         with self._left.without({self._gateway.peer_of(place.link) for place in left}):
-            found = self._planned(kept, first=False)
+            found = self._planned(kept, self._wish_now(), first=False)
         if not isinstance(found, Plan) or (slow and not self._sooner(found, kept)):
             return list(route)
         places = await self._linked(found)
