@@ -134,6 +134,7 @@ async def test_a_host_that_lies_when_it_is_linked_costs_only_itself(
                 found = await chat(gateway)
         assert found.route != [honest.peer]
         assert found.after == [honest.peer]
+        assert found.gap < 2.0
         assert found.text == await whole()
 
 

@@ -261,6 +261,33 @@ async def test_an_answer_ends_though_its_last_host_comes_back_again_and_again(
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("others", [0, 1])
+async def test_a_link_that_takes_long_is_waited_for_where_no_other_host_is_fast_enough(
+    others: int, tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        only = await here.add("0-11")
+        for _ in range(others):
+            (await here.add("0-11")).executor.row_seconds = 1.0
+        asked = await here.add()
+        executor = (await asked.router.route(Intent(TOY.id, max_first_token_ms=1000))).executor
+        assert isinstance(executor, ChainExecutor)
+        gateway, routing = await executor._begin(request())
+        here.network.freeze(only.peer)
+        began = trio.current_time()
+
+        async def thaw() -> None:
+            await trio.sleep(2)
+            here.network.thaw(only.peer)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thaw)
+            (place,) = await routing(20, [], [])
+        assert gateway.peer_of(place.link) == only.peer
+        assert 2 <= trio.current_time() - began < 4
+        routing.close()
+
+
 async def test_what_cannot_be_had_is_refused(
     tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
 ) -> None:

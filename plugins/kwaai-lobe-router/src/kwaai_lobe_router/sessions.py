@@ -31,6 +31,10 @@ PATIENCE_SECONDS, FULL_PATIENCE_SECONDS = 10.0, 30.0
 UNREACHED_SECONDS = 1.0
 """The same for one to which no link could be opened, and that did not say until when."""
 
+LINK_SECONDS, _LINK_TRIPS = 1.0, 40
+"""For how long a link may be opened before the session goes by others, if there are any: at least
+so long, and four times the ten round trips that it takes. It is opened further meanwhile."""
+
 _SERVING = (Blame.SLOW, Blame.LEAVING)
 """For these a place is left only if there is a better one."""
 
@@ -84,6 +88,7 @@ class SessionRouting:
         self._left = Left()
         self._held: list[str] = []
         self._spare: set[str] = set()
+        self._opening: set[str] = set()
 
     async def __call__(
         self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
@@ -158,7 +163,8 @@ class SessionRouting:
             if full and living and not self.progress.started:
                 raise self._left.no_room(self._view.model)
             most = FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS
-            if isinstance(found, Late) or trio.current_time() - began > most:
+            late = isinstance(found, Late) and not self._opening
+            if late or trio.current_time() - began > most:
                 raise self._given_up(found, first=first, full=full)
             await self._wait()
 
@@ -170,16 +176,22 @@ class SessionRouting:
         return mend(swarm, wish, hops, (), self._view.tier_of)
 
     async def _linked(self, found: Plan) -> Sequence[Place] | None:
-        """A plan with links; None where one could not be opened, whose peer is then left out."""
+        """A plan with links; None where one could not be opened, or not soon: its peer is then left
+        out for a while."""
         numbers = dict[str, int]()
+        self._opening.clear()
 
         async def link(peer: str) -> None:
-            try:
-                numbers[peer] = await self._gateway.link(peer)
-            except KwaaiError as error:
-                log.debug("%s cannot be used: %s", peer, error)
-                pause = min(error.retry_after or UNREACHED_SECONDS, LOST_SECONDS)
-                self._left.exclude(peer, trio.current_time() + pause)
+            with trio.move_on_after(self._link_seconds(peer)) as scope:
+                try:
+                    numbers[peer] = await self._gateway.link(peer)
+                except KwaaiError as error:
+                    log.debug("%s cannot be used: %s", peer, error)
+                    pause = min(error.retry_after or UNREACHED_SECONDS, LOST_SECONDS)
+                    self._left.exclude(peer, trio.current_time() + pause)
+            if scope.cancelled_caught:
+                self._opening.add(peer)
+                self._left.exclude(peer, trio.current_time() + _LOOK_SECONDS)
 
         peers = {hop.peer for hop in found.hops}
         async with trio.open_nursery() as nursery:
@@ -188,6 +200,10 @@ class SessionRouting:
         if len(numbers) < len(peers):
             return None
         return [Place(numbers[hop.peer], hop.span) for hop in found.hops]
+
+    def _link_seconds(self, peer: str) -> float:
+        known = self._view.others.known.get(peer) if self._view.others is not None else None
+        return max(LINK_SECONDS, _LINK_TRIPS * known.rtt / 1e9 if known is not None else 0.0)
 
     def _take(self, found: Plan) -> None:
         """Go by this plan, and keep another warm."""
