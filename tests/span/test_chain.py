@@ -12,6 +12,7 @@ from kwaai_core.span.chain import ANSWER_SECONDS, STAND_SECONDS, Chain, Settings
 from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind
 from kwaai_core.span.hop import Blame, Place
 from kwaai_core.span.journal import Budget
+from kwaai_core.span.watch import SILENCE_SECONDS
 from kwaai_core.testing.toy import WIDTH, chosen, embed, plain
 from kwaai_core.types import Span
 from tests.span.rigs import CHUNK, LIMITS, ChainRig
@@ -661,6 +662,30 @@ def test_who_takes_longer_than_usual_is_slow() -> None:
     rig.run(8)
     assert rig.chain.slow(rig.now + 0.2) == []
     assert rig.chain.slow(rig.now + 0.3) == [rig.place("a")]
+
+
+def test_who_does_not_open_soon_is_slow_before_it_is_lost() -> None:
+    rig = ChainRig("acB")
+    rig.route("abc")
+    rig.chain.add(PROMPT, rig.now)
+    rig.deliver()
+    ticking(rig, SILENCE_SECONDS - 0.1)
+    assert rig.chain.slow(rig.now) == []
+    ticking(rig, 0.3)
+    assert rig.chain.slow(rig.now) == [rig.place("b")] and not rig.chain.trouble
+    rig.route("aBc")
+    assert rig.chain.slow(rig.now) == []
+    finished(rig)
+
+
+def test_who_computes_for_others_before_it_opens_is_not_slow() -> None:
+    rig = ChainRig("ac")
+    rig.route("abc")
+    rig.deliver()
+    for calls in range(10):
+        beat(rig, "b", calls, 0.0)
+        ticking(rig, SILENCE_SECONDS / 2)
+        assert rig.chain.slow(rig.now) == []
 
 
 def test_a_secret_may_be_given_and_a_chain_needs_no_more_than_its_arguments() -> None:

@@ -194,6 +194,15 @@ def test_a_slow_step_among_others_does_not_count(steps: int) -> None:
     assert pace.limit(1) == pytest.approx(0.4)
 
 
+def test_an_opening_is_slow_by_what_is_usual() -> None:
+    pace = Pace(rtt=0.5)
+    assert pace.opening_limit() == SILENCE_SECONDS
+    pace.opened(0.1)
+    assert pace.opening_limit() == SILENCE_SECONDS
+    pace.opened(0.5)
+    assert pace.opening_limit() == pytest.approx(2.5)
+
+
 # -- numbers
 
 

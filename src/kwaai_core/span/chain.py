@@ -328,8 +328,8 @@ class Chain:
                 self._fall_out(hop, Blame.LOST, reason)
 
     def slow(self, now: float) -> list[Place]:
-        """Places where a step takes longer than those before let expect. No fault. After a pause
-        of one's own nobody is slow before the next :meth:`tick`."""
+        """Places where a step, or the opening, takes longer than those before let expect. No fault.
+        After a pause of one's own nobody is slow before the next :meth:`tick`."""
         return [] if self._paused else [hop.place for hop in self.hops if hop.slow(now)]
 
     def close(self) -> None:

@@ -113,6 +113,8 @@ class Hop:
 
     def acknowledged(self, steps: int) -> None:
         """Its host stands at the epoch, and holds so many steps."""
+        if self.fresh:
+            self.pace.opened(self.owed)
         self.fresh = self.awaited = False
         self.rewind(steps)
 
@@ -167,7 +169,9 @@ class Hop:
         return self.owed
 
     def slow(self, now: float) -> bool:
-        """Whether its oldest step takes longer than those before let expect."""
+        """Whether its oldest step, or its opening, takes longer than those before let expect."""
+        if self.awaited and self.fresh:
+            return self.owed > self.pace.opening_limit()
         if not self.flying:
             return False
         flight = self.flying[0]

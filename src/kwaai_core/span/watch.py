@@ -42,12 +42,23 @@ class Silence:
 
 
 class Pace:
-    """How long steps through a span have taken, the lone rows and the chunks apart."""
+    """How long steps through a span have taken, the lone rows and the chunks apart, and to open a
+    session there."""
 
     def __init__(self, rtt: float = 0.0) -> None:
         self.rtt = rtt
         self._lone: deque[float] = deque(maxlen=_SAMPLES)
         self._rows: deque[float] = deque(maxlen=_SAMPLES)
+        self._openings: deque[float] = deque(maxlen=_SAMPLES)
+
+    def opened(self, seconds: float) -> None:
+        """A session was opened within so long."""
+        self._openings.append(seconds)
+
+    def opening_limit(self) -> float:
+        """After how many seconds one that is being opened is slow. No row is computed for it, so
+        that of a link's silence will do where none took long before."""
+        return max(SILENCE_SECONDS, 4 * max(self._openings, default=0.0) + self.rtt)
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step took so long, from its sending to its result."""
