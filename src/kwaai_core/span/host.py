@@ -17,13 +17,15 @@ then. Frames may be received while a call is under way. Times are seconds of one
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from kwaai_core.errors import FrameError
-from kwaai_core.span.frames import TAG_SIZE, FaultCode, Flags, Frame, Kind, Opening
-from kwaai_core.span.hosted import Answered, Session, Step, all_finite
+from kwaai_core.span.admission import Admission, Limits
+from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind, Opening
+from kwaai_core.span.hosted import Answered, Session, Step
 from kwaai_core.types import Span
+
+__all__ = ["Cache", "Host", "Limits", "SendFrame"]
 
 SendFrame = Callable[[Hashable, Frame], None]
 """Send a frame over a link."""
@@ -40,25 +42,6 @@ class Cache(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a host admits.
-
-    ``streams`` sessions with ``cells`` rows each, ``per_peer`` of them for one peer; ``chunk``
-    rows of one step, ``window`` steps of a session that wait. A session that is not used for
-    ``idle`` seconds is forgotten, and after ``orphan`` seconds if its link is gone.
-    """
-
-    streams: int
-    cells: int
-    chunk: int
-    per_peer: int
-    window: int = 8
-    idle: float = 600.0
-    orphan: float = 5.0
-    retry: float = 1.0
-
-
 class Host:
     """The sessions of one model's spans. ``units`` are the blocks of each, in order, without gaps
     between those that one session may use together."""
@@ -66,21 +49,17 @@ class Host:
     def __init__(
         self, units: Sequence[Span], cache: Cache, limits: Limits, send: SendFrame
     ) -> None:
-        self.hold(units)
+        self._admission = Admission(units, limits)
         self._cache = cache
         self._limits = limits
         self._send = send
         self._peers: dict[Hashable, str] = {}
         self._sessions: dict[int, Session] = {}
-        self._free = list(range(limits.streams))
-        self._reserved: Mapping[str, int] = {}
         self.draining = False
 
     def hold(self, units: Sequence[Span]) -> None:
         """Admit sessions over these units from now on."""
-        self._starts = {unit.lo for unit in units}
-        self._ends = {unit.hi for unit in units}
-        self._blocks = {block for unit in units for block in range(unit.lo, unit.hi)}
+        self._admission.hold(units)
 
     @property
     def sessions(self) -> Sequence[Session]:
@@ -90,11 +69,11 @@ class Host:
     @property
     def free(self) -> int:
         """How many more sessions there is room for."""
-        return len(self._free)
+        return self._admission.free
 
     def reserve(self, sessions: Mapping[str, int]) -> None:
         """Keep room for so many more sessions of each of these peers, and of no others."""
-        self._reserved = dict(sessions)
+        self._admission.reserve(sessions)
 
     def attach(self, link: Hashable, peer: str) -> None:
         """A link to a peer, whom the transport has authenticated, is there."""
@@ -160,7 +139,7 @@ class Host:
             return
         try:
             opening = Opening.decode(frame.payload)
-            wrong = self._wrong(opening)
+            wrong = self._admission.objection(opening)
         except FrameError as error:
             wrong = error.message
         if wrong:
@@ -178,24 +157,11 @@ class Host:
             link,
             frame.epoch,
             opening.span,
-            self._free.pop(0),
+            self._admission.take(),
             opening.tokens,
             now,
         )
         self._send(link, Frame(Kind.OPENED, frame.session, frame.epoch))
-
-    def _wrong(self, opening: Opening) -> str:
-        span = opening.span
-        if opening.sender or opening.target:
-            return "steps come from the owner, and outputs go there: rings are not served"
-        inside = span.hi - span.lo <= len(self._blocks) and self._blocks.issuperset(
-            range(span.lo, span.hi)
-        )
-        if not inside or span.lo not in self._starts or span.hi not in self._ends:
-            return f"blocks {span.lo} to {span.hi} are no run of units that are held here"
-        if opening.tokens > self._limits.cells:
-            return f"a session has room for {self._limits.cells} tokens, not {opening.tokens}"
-        return ""
 
     def _make_room(self, peer: str) -> None:
         """An owner who comes back and begins anew has no use for what its lost link has left."""
@@ -205,8 +171,7 @@ class Host:
 
     def _full(self, peer: str) -> bool:
         own = sum(session.owner == peer for session in self._sessions.values())
-        kept = sum(room for other, room in self._reserved.items() if other != peer)
-        return self.draining or len(self._free) <= kept or own >= self._limits.per_peer
+        return self.draining or self._admission.full(peer, own)
 
     def _drop(self, session: Session) -> None:
         session.pending.clear()
@@ -214,8 +179,7 @@ class Host:
         if session.computing is None:
             self._cache.truncate(session.span, session.stream, 0)
             del self._sessions[session.number]
-            self._free.append(session.stream)
-            self._free.sort()  # neighbouring streams share a call
+            self._admission.give_back(session.stream)
 
     def _fence(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
         if session is None:
@@ -263,21 +227,11 @@ class Host:
         if not session.agrees(frame):
             session.empty()
             return self._need_replay(link, frame, 0)
-        wrong = self._inadmissible(session, frame)
+        wrong = self._admission.objection_to_step(session, frame)
         if wrong:
             return self._refuse(link, frame, FaultCode.REQUEST, wrong)
         session.admit(frame, digest, bool(frame.flags & Flags.SILENT), now)
         return None
-
-    def _inadmissible(self, session: Session, frame: Frame) -> str:
-        if frame.rows > self._limits.chunk:
-            return f"a step has at most {self._limits.chunk} rows here, not {frame.rows}"
-        if frame.position + frame.rows > session.room:
-            return f"the session was opened for {session.room} tokens"
-        if len(session.pending) >= self._limits.window:
-            return f"{len(session.pending)} steps of the session wait already"
-        states = memoryview(frame.payload)[(frame.rows + 1) * TAG_SIZE :]
-        return "" if all_finite(states) else "the hidden states are not finite numbers"
 
     def ready(self) -> list[tuple[Session, Step]]:
         """The next step of each session that has one and computes none, the oldest first."""
