@@ -158,4 +158,4 @@ async def test_strangers_cannot_reserve_everything(
         assert (await chat(gateway)).text == await whole()
         await trio.sleep(RESERVED_SECONDS + 2)
         assert kept_at(host) == 0
-        assert host.executor.hosts[0].host._reserved == {}
+        assert host.executor.hosts[0].host.reserved == {}

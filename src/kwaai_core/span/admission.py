@@ -30,13 +30,14 @@ class Limits:
 
 
 class Admission:
-    """The units that sessions may be opened over, and the streams of the cache that are free."""
+    """The units that sessions may be opened over, and the streams of the cache that are free;
+    ``reserved`` is for how many more sessions of which peers some are kept."""
 
     def __init__(self, units: Sequence[Span], limits: Limits) -> None:
         self.hold(units)
         self._limits = limits
         self._free = list(range(limits.streams))
-        self._reserved: Mapping[str, int] = {}
+        self.reserved: Mapping[str, int] = {}
 
     def hold(self, units: Sequence[Span]) -> None:
         """See :meth:`kwaai_core.span.host.Host.hold`."""
@@ -53,11 +54,11 @@ class Admission:
 
     def reserve(self, sessions: Mapping[str, int]) -> None:
         """See :meth:`kwaai_core.span.host.Host.reserve`."""
-        self._reserved = dict(sessions)
+        self.reserved = dict(sessions)
 
     def full(self, peer: str, own: int) -> bool:
         """Whether a peer that has ``own`` sessions may have no other."""
-        kept = sum(room for other, room in self._reserved.items() if other != peer)
+        kept = sum(room for other, room in self.reserved.items() if other != peer)
         return len(self._free) <= kept or own >= self._limits.per_peer
 
     def take(self) -> int:

@@ -71,6 +71,11 @@ class Host:
         """How many more sessions there is room for."""
         return self._admission.free
 
+    @property
+    def reserved(self) -> Mapping[str, int]:
+        """For how many more sessions of which peers room is kept."""
+        return self._admission.reserved
+
     def reserve(self, sessions: Mapping[str, int]) -> None:
         """Keep room for so many more sessions of each of these peers, and of no others."""
         self._admission.reserve(sessions)
