@@ -17,7 +17,8 @@ from kwaai_core import Hop, KwaaiError, NoPeerAvailable, UpstreamLost
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_lobe_router.gateways import Gateway
 from kwaai_lobe_router.knowing import Neighbourhood
-from kwaai_lobe_router.leaving import LOST_SECONDS, Left, lacks_room
+from kwaai_lobe_router.leaving import Left, lacks_room
+from kwaai_lobe_router.linking import Linking
 from kwaai_lobe_router.planning import backup, mend, plan
 from kwaai_lobe_router.progress import Progress
 from kwaai_lobe_router.refusals import Late, Refusal
@@ -27,13 +28,6 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS, FULL_PATIENCE_SECONDS = 10.0, 30.0
 """For how long a path is looked for, and where all that is missing is room."""
-
-UNREACHED_SECONDS = 1.0
-"""The same for one to which no link could be opened, and that did not say until when."""
-
-LINK_SECONDS, _LINK_TRIPS = 1.0, 40
-"""For how long a link may be opened before the session goes by others, if there are any: at least
-so long, and four times the ten round trips that it takes. It is opened further meanwhile."""
 
 _SERVING = (Blame.SLOW, Blame.LEAVING)
 """For these a place is left only if there is a better one."""
@@ -88,7 +82,7 @@ class SessionRouting:
         self._left = Left()
         self._held: list[str] = []
         self._spare: set[str] = set()
-        self._opening: set[str] = set()
+        self._linking = Linking(gateway, view.others, self._left)
 
     async def __call__(
         self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
@@ -154,7 +148,7 @@ class SessionRouting:
             if not isinstance(found, Plan) and again != wish:
                 found = self._planned(living, again, first=first)
             if isinstance(found, Plan):
-                places = await self._linked(found)
+                places = await self._linking.places(found)
                 if places is not None:
                     self._take(found)
                     return places
@@ -163,7 +157,7 @@ class SessionRouting:
             if full and living and not self.progress.started:
                 raise self._left.no_room(self._view.model)
             most = FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS
-            late = isinstance(found, Late) and not self._opening
+            late = isinstance(found, Late) and not self._linking.opening
             if late or trio.current_time() - began > most:
                 raise self._given_up(found, first=first, full=full)
             await self._wait()
@@ -174,36 +168,6 @@ class SessionRouting:
             return plan(swarm, wish, self._view.tier_of)
         hops = [Hop(self._gateway.peer_of(place.link), place.span) for place in living]
         return mend(swarm, wish, hops, (), self._view.tier_of)
-
-    async def _linked(self, found: Plan) -> Sequence[Place] | None:
-        """A plan with links; None where one could not be opened, or not soon: its peer is then left
-        out for a while."""
-        numbers = dict[str, int]()
-        self._opening.clear()
-
-        async def link(peer: str) -> None:
-            with trio.move_on_after(self._link_seconds(peer)) as scope:
-                try:
-                    numbers[peer] = await self._gateway.link(peer)
-                except KwaaiError as error:
-                    log.debug("%s cannot be used: %s", peer, error)
-                    pause = min(error.retry_after or UNREACHED_SECONDS, LOST_SECONDS)
-                    self._left.exclude(peer, trio.current_time() + pause)
-            if scope.cancelled_caught:
-                self._opening.add(peer)
-                self._left.exclude(peer, trio.current_time() + _LOOK_SECONDS)
-
-        peers = {hop.peer for hop in found.hops}
-        async with trio.open_nursery() as nursery:
-            for peer in peers:
-                nursery.start_soon(link, peer)
-        if len(numbers) < len(peers):
-            return None
-        return [Place(numbers[hop.peer], hop.span) for hop in found.hops]
-
-    def _link_seconds(self, peer: str) -> float:
-        known = self._view.others.known.get(peer) if self._view.others is not None else None
-        return max(LINK_SECONDS, _LINK_TRIPS * known.rtt / 1e9 if known is not None else 0.0)
 
     def _take(self, found: Plan) -> None:
         """Go by this plan, and keep another warm."""
@@ -257,7 +221,7 @@ class SessionRouting:
             found = self._planned(kept, self._wish_now(), first=False)
         if not isinstance(found, Plan) or (slow and not self._sooner(found, kept)):
             return list(route)
-        places = await self._linked(found)
+        places = await self._linking.places(found)
         if places is None:
             return list(route)
         self._take(found)
