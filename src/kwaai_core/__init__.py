@@ -18,8 +18,8 @@ from kwaai_core.roles import (
     Settlement, TrustPolicy,
 )  # fmt: skip
 from kwaai_core.types import (
-    Assessment, ChatRequest, Delta, GenerateRequest, Hop, HopTiming, Intent, Message, ModelCard,
-    Prompt, Report, RoleName, Sampling, Span, Tier, Usage,
+    Assessment, ChatRequest, Delta, GenerateRequest, Hop, HopTiming, Intent, Logprob, Message,
+    ModelCard, Prompt, Report, RoleName, Sampling, Span, Tier, TokenIds, TokenLogprob, Usage,
 )  # fmt: skip
 
 __all__ = [
@@ -27,10 +27,10 @@ __all__ = [
     "ContextLengthExceeded", "DataChannel", "DeadlinePassed", "Delta", "Door", "Embedder",
     "Executor", "FrameError", "GenerateRequest", "Group", "Hop", "HopTiming", "Host",
     "HostNotAllowed", "Identity", "Intent", "Invitation", "KnowledgeStore", "KwaaiError", "Link",
-    "LobeFailed", "Message", "ModelCard", "ModelFileError", "ModelLoading", "ModelNotFound",
-    "NoNode", "NoPeerAvailable", "NoSettings", "NotVerified", "Offer", "Owner", "PeerDenied",
-    "PeerLost", "PeerUnreachable", "Prompt", "ProtocolRefused", "Record", "Report", "RequestError",
-    "RequestTooLarge", "RoleConflict", "RoleName", "Route", "Router", "Sampling", "Settlement",
-    "Span", "Stream", "StreamEnded", "Tier", "Transport", "TrustPolicy", "UnsupportedParameter",
-    "UpstreamLost", "Usage", "WorkerLost", "hookimpl",
+    "LobeFailed", "Logprob", "Message", "ModelCard", "ModelFileError", "ModelLoading",
+    "ModelNotFound", "NoNode", "NoPeerAvailable", "NoSettings", "NotVerified", "Offer", "Owner",
+    "PeerDenied", "PeerLost", "PeerUnreachable", "Prompt", "ProtocolRefused", "Record", "Report",
+    "RequestError", "RequestTooLarge", "RoleConflict", "RoleName", "Route", "Router", "Sampling",
+    "Settlement", "Span", "Stream", "StreamEnded", "Tier", "TokenIds", "TokenLogprob", "Transport",
+    "TrustPolicy", "UnsupportedParameter", "UpstreamLost", "Usage", "WorkerLost", "hookimpl",
 ]  # fmt: skip

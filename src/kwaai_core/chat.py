@@ -37,6 +37,7 @@ async def chat(host: Host, request: ChatRequest) -> AsyncIterator[Answer]:
         stop=request.stop,
         max_tokens=request.max_tokens,
         exact=request.intent.exact,
+        logprobs=request.logprobs,
     )
     async with route.executor.generate(generate) as deltas:
         yield Answer(route, deltas)

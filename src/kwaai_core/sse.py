@@ -1,31 +1,33 @@
 """Answers that are generated while the client waits: streamed events, or one document.
 
-Everything runs in the request's own task; a second one only waits for the client to leave.
+A call with one choice runs in the request's own task, one with several in a task for each; another
+one only waits for the client to leave.
 """
+
+from __future__ import annotations
 
 import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
 import trio
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
-from trio.abc import ReceiveChannel
 
 from kwaai_core import openai
-from kwaai_core.chat import Answer, chat
+from kwaai_core.batches import Batches, End, each
+from kwaai_core.chat import chat
 from kwaai_core.config import ServerSettings
-from kwaai_core.errors import NoPeerAvailable, WorkerLost
+from kwaai_core.errors import NoPeerAvailable
 from kwaai_core.openai import PING, Call, Chunks, Head
 from kwaai_core.replies import Json, public
-from kwaai_core.roles import Host
+from kwaai_core.roles import Host, Route
 from kwaai_core.security import REQUEST_ID
-from kwaai_core.types import Delta, FinishReason, Report, Usage
+from kwaai_core.types import TokenLogprob, Usage
 
 log = logging.getLogger("kwaai.http")
 
@@ -113,24 +115,38 @@ class Generate:
             await events.fail(error, scope[REQUEST_ID])
 
     async def _whole(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        texts = list[str]()
-        async with chat(self._host, call.request) as answer:
-            batches = _Batches(answer.deltas)
-            while not isinstance(batch := await batches.next(), _End):
-                texts.append(batch)
-            head = self._head(answer)
-            kwaai = openai.route_of(answer.route.hops, batch.report, timing=call.timing)
-        texts.append(batch.text)
-        document = openai.completion(head, "".join(texts), batch.finish, batch.usage, kwaai)
-        route = openai.route_header(answer.route.hops).decode()
-        await Json(document, headers={"x-kwaai-route": route})(scope, receive, send)
+        told = _Told(call, self._kind)
+        choices = await each(partial(self._whole_choice, told), len(call.requests))
+        document = openai.completion(told.head, choices, told.usage, told.kwaai)
+        headers = {"x-kwaai-route": told.route.decode()}
+        await Json(document, headers=headers)(scope, receive, send)
 
-    async def _stream(self, call: Call, events: "_Events") -> None:
-        async with chat(self._host, call.request) as answer:
-            chunks = Chunks(self._head(answer), include_usage=call.include_usage)
-            batches, end = _Batches(answer.deltas), None
-            events.route = openai.route_header(answer.route.hops)
-            events.held = chunks.opening()
+    async def _whole_choice(self, told: _Told, index: int) -> openai.Choice:
+        request = told.call.requests[index]
+        texts, logprobs = list[str](), list[TokenLogprob]()
+        async with chat(self._host, request) as answer:
+            told.begin(answer.route)
+            batches, end = Batches(answer.deltas), None
+            while end is None:
+                batch = await batches.next()
+                texts.append(batch.text)
+                logprobs += batch.logprobs
+                end = batch.end
+        told.end(index, end)
+        given = logprobs if request.logprobs is not None else None
+        return openai.Choice("".join(texts), end.finish, given)
+
+    async def _stream(self, call: Call, events: _Events) -> None:
+        told = _Told(call, self._kind)
+        await each(partial(self._stream_choice, told, events), len(call.requests))
+
+    async def _stream_choice(self, told: _Told, events: _Events, index: int) -> None:
+        async with chat(self._host, told.call.requests[index]) as answer:
+            told.begin(answer.route)
+            events.route = told.route
+            chunks = Chunks(told.head, index=index, include_usage=told.call.include_usage)
+            events.hold(chunks.opening())
+            batches, end = Batches(answer.deltas), None
             while end is None:
                 written = events.written
                 # One deadline for many tokens, as one for each would cost 9 us. It ends a wait
@@ -139,78 +155,88 @@ class Generate:
                     end = await _pump(batches, chunks, events)
                 if end is None and events.written == written:
                     await events.write(PING)
-            text = chunks.text(end.text) if end.text else b""
-            kwaai = openai.route_of(answer.route.hops, end.report, timing=call.timing)
-            text += chunks.closing(end.finish, end.usage, kwaai)
-            await events.write(text, last=True)
-
-    def _head(self, answer: Answer) -> Head:
-        prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
-        return Head(self._kind, prefix + uuid.uuid4().hex, answer.route.model.id, int(time.time()))
+            told.end(index, end)
+            if told.left:
+                await events.write(chunks.finished(end.finish))
+            else:
+                await events.write(chunks.closing(end.finish, told.usage, told.kwaai), last=True)
 
 
-async def _pump(batches: "_Batches", chunks: Chunks, events: "_Events") -> "_End":
-    while not isinstance(batch := await batches.next(), _End):
-        if batch:
-            await events.write(chunks.text(batch))
-    return batch
+async def _pump(batches: Batches, chunks: Chunks, events: _Events) -> End:
+    while True:
+        batch = await batches.next()
+        if batch.text or batch.logprobs:
+            await events.write(chunks.text(batch.text, batch.logprobs))
+        if batch.end is not None:
+            return batch.end
 
 
-@dataclass(frozen=True, slots=True)
-class _End:
-    """The end of an answer, with the last of its text."""
+class _Told:
+    """What the choices of one call have in common, as far as it is known."""
 
-    text: str
-    finish: FinishReason
-    usage: Usage
-    report: Report | None
+    def __init__(self, call: Call, kind: Literal["chat", "text"]) -> None:
+        self.call = call
+        self.left = len(call.requests)
+        self.head = Head(kind, _PREFIXES[kind] + uuid.uuid4().hex, "", int(time.time()))
+        self.usage = Usage(0, 0)
+        self.route = b""
+        self.kwaai: dict[str, object] = {}
+        self._route: Route | None = None
+
+    def begin(self, route: Route) -> None:
+        """A choice has its route: the first one's is told."""
+        if self._route is None:
+            self._route, self.route = route, openai.route_header(route.hops)
+            self.head = replace(self.head, model=route.model.id)
+
+    def end(self, index: int, end: End) -> None:
+        """A choice has ended. The tokens of a prompt count once, however many answers it has."""
+        self.left -= 1
+        once = index % self.call.n == 0
+        self.usage = Usage(
+            self.usage.prompt_tokens + once * end.usage.prompt_tokens,
+            self.usage.completion_tokens + end.usage.completion_tokens,
+            self.usage.cached_tokens + once * end.usage.cached_tokens,
+        )
+        if index == 0 and self._route is not None:
+            timing = self.call.timing
+            self.kwaai = openai.route_of(self._route.hops, end.report, timing=timing)
 
 
-class _Batches:
-    """The text of an answer, all that is ready at once, and then its end."""
-
-    def __init__(self, deltas: ReceiveChannel[Delta]) -> None:
-        self._receive = deltas.receive
-        # Only a memory channel can say that nothing is ready; others are read one by one.
-        self._receive_nowait: Callable[[], Delta] | None = getattr(deltas, "receive_nowait", None)
-
-    async def next(self) -> str | _End:
-        """Wait for text or the end; may be cancelled, and nothing is lost.
-
-        Errors:
-          WorkerLost: the stream ended without saying how, and without the usage.
-        """
-        try:
-            delta = await self._receive()
-        except trio.EndOfChannel:
-            raise WorkerLost("the answer broke off before its end: ask again") from None
-        text = delta.text
-        if self._receive_nowait is not None:
-            with suppress(trio.WouldBlock, trio.EndOfChannel):
-                while delta.finish is None:
-                    delta = self._receive_nowait()
-                    text += delta.text
-        if delta.finish is None:
-            return text
-        if delta.usage is None:
-            raise WorkerLost("the answer ended without its usage: this is a bug of the executor")
-        return _End(text, delta.finish, delta.usage, delta.report)
+_PREFIXES = {"chat": "chatcmpl-", "text": "cmpl-"}
 
 
 class _Events:
-    """A streamed answer over its ``route``; ``held`` leaves together with what is written first."""
+    """A streamed answer over its ``route``; what is held leaves together with what is written
+    first. Several choices write to it in turn."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.held = self.route = b""
+        self._held = self.route = b""
         self.written = 0
         self.ended = False
+        self._turn = trio.Lock()
+
+    def hold(self, body: bytes) -> None:
+        """Keep this until something else is written."""
+        self._held += body
 
     async def write(self, body: bytes, *, last: bool = False) -> None:
+        try:
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.CancelScope(shield=True):  # or what is to be written would be lost to a ping
+                await self._turn.acquire()
+        try:
+            await self._write(self._held + body, last)
+        finally:
+            self._turn.release()
+
+    async def _write(self, body: bytes, last: bool) -> None:
+        self._held = b""
         if not self.written:
             headers = [*_HEADERS, (b"x-kwaai-route", self.route)]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            body = self.held + body
         self.written += 1
         self.ended = last
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})

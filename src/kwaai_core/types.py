@@ -68,8 +68,16 @@ class Message:
     name: str | None = None
 
 
-Prompt = tuple[Message, ...] | str
-"""A conversation, to be laid out by the model's own template; or raw text, taken as it is."""
+@dataclass(frozen=True, slots=True)
+class TokenIds:
+    """A prompt that is tokens already, by their numbers in the model's vocabulary."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = tuple[Message, ...] | str | TokenIds
+"""A conversation, to be laid out by the model's own template; or raw text, or tokens, taken as they
+are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,8 @@ class Intent:
 class ChatRequest:
     """What a client asked for, parsed: an intent and what to generate from.
 
-    ``max_tokens`` None means: as many as the context has room for.
+    ``max_tokens`` None means: as many as the context has room for. ``logprobs`` is how many of the
+    likeliest tokens are to be told beside each, None for no probabilities at all.
     """
 
     intent: Intent
@@ -131,6 +140,7 @@ class ChatRequest:
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     exact: bool | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +197,28 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Logprob:
+    """A token's bytes, and the natural logarithm of its probability under the model itself, before
+    anything that :class:`Sampling` does."""
+
+    token: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob(Logprob):
+    """A token of an answer, and the likeliest in its place, the first first."""
+
+    top: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer: ``text`` is whole code points and covers ``tokens`` tokens.
 
-    The last delta of an answer, and only that one, has ``finish`` and ``usage``, and a ``report``
-    where there is something to tell.
+    ``logprobs`` are those of its tokens, where they were asked for; of tokens that a stop string
+    has cut off there are none. The last delta of an answer, and only that one, has ``finish`` and
+    ``usage``, and a ``report`` where there is something to tell.
     """
 
     text: str
@@ -198,6 +226,7 @@ class Delta:
     finish: FinishReason | None = None
     usage: Usage | None = None
     report: Report | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

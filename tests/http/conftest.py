@@ -39,10 +39,12 @@ class Played:
 
 
 class PlayedExecutor:
-    """Plays a script: a delta is sent, an error raised, an event waited for."""
+    """Plays a script: a delta is sent, an error raised, an event waited for. ``script_of`` gives
+    each request one of its own."""
 
     def __init__(self, script: Sequence[Step] = (Delta("Hel", 1), Delta("lo", 1), LAST)) -> None:
         self.script = script
+        self.script_of: Callable[[GenerateRequest], Sequence[Step]] = lambda _: self.script
         self.entering: Step | None = None
         self.leaving: Exception | None = None
         self.is_ready = True
@@ -79,7 +81,7 @@ class PlayedExecutor:
             if isinstance(self.entering, trio.Event):
                 await self.entering.wait()
             played.entered.set()
-            script = _Script(self.script, played)
+            script = _Script(self.script_of(request), played)
             yield _Plain(script) if self.plain else script
         finally:
             played.left.set()

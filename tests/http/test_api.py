@@ -222,7 +222,7 @@ async def test_an_unknown_model(served: Served) -> None:
     [
         (b"{", None, None),
         (json.dumps(chat_body(temperature=9)).encode(), "temperature", None),
-        (json.dumps(chat_body(n=2)).encode(), "n", "unsupported_parameter"),
+        (json.dumps(chat_body(tools=[{}])).encode(), "tools", "unsupported_parameter"),
         (json.dumps({"messages": []}).encode(), "messages", None),
         (b'{"\\ud800": 1, "model": "m", "messages": [{"role": "user", "content": ""}]}', "?",
          "unsupported_parameter"),
@@ -359,8 +359,8 @@ async def test_not_ready_without_an_executor_says_what_to_install(
 async def test_what_is_missed_by_a_letter_is_named(served: Served) -> None:
     async with served.client() as client:
         missed = await client.post(CHAT, json=chat_body(temprature=1))
-        two = await client.post(CHAT, json=chat_body(n=2))
+        three = await client.post(CHAT, json=chat_body(verbosity="high"))
         nowhere = await client.get("/v1")
     assert "did you mean temperature?" in missed.json()["error"]["message"]
-    assert "or give 1" in two.json()["error"]["message"]
+    assert 'or give "medium"' in three.json()["error"]["message"]
     assert "/v1/completions" in nowhere.json()["error"]["message"]

@@ -12,6 +12,8 @@ from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError, KwaaiError, NodeRunning, NoNode, UnsupportedParameter
 from kwaai_core.openai import Call, parse_chat, parse_completion
 from kwaai_core.openai import requests as parser
+from kwaai_core.openai.prompts import MAX_CHOICES
+from kwaai_core.openai.sampling import MAX_BIASES, MAX_STOPS
 from kwaai_core.openai.strict import MAX_DEPTH
 
 from .conftest import chat_body
@@ -35,11 +37,10 @@ def accepted(text: str) -> dict[str, tuple[Any, ...]]:
 
 
 def test_the_values_that_change_nothing_are_these() -> None:
-    both = accepted(section("### Accepted where", "In chat also"))
-    chat = accepted(section("In chat also", "In completions also"))
-    text = accepted(section("In completions also", "Any other value"))
-    assert both | chat == parser._NEUTRAL_CHAT
-    assert both | text == parser._NEUTRAL_COMPLETION
+    chat = accepted(section("### Accepted where", "In completions"))
+    text = accepted(section("In completions:", "Any other value"))
+    assert chat == parser._NEUTRAL_CHAT
+    assert text == parser._NEUTRAL_COMPLETION
 
 
 def test_the_ignored_parameters_are_these() -> None:
@@ -74,4 +75,7 @@ def test_the_limits_are_these() -> None:
     assert f"1 to {server.max_messages} messages" in page
     assert f"within {server.body_timeout:g} seconds" in page
     assert f"nested at most {MAX_DEPTH} levels" in page
-    assert f"up to {parser.MAX_STOPS}, none" in PAGE
+    assert f"up to {MAX_STOPS}, none" in PAGE
+    assert f"up to {MAX_BIASES} numbers of tokens" in PAGE
+    assert f"1 to {MAX_CHOICES}; with several prompts" in PAGE
+    assert f"0 to {parser.MAX_LOGPROBS}" in PAGE

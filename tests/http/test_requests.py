@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai import Call, parse_chat, parse_completion
 from kwaai_core.openai.strict import MAX_DEPTH, load_object
-from kwaai_core.types import Intent, Message, Sampling
+from kwaai_core.types import Intent, Message, Sampling, TokenIds
 
 from .conftest import chat_body
 
@@ -87,16 +87,62 @@ def test_completions_do_not_know_max_completion_tokens() -> None:
     assert caught.value.param == "max_completion_tokens"
 
 
-@pytest.mark.parametrize("prompt", ["once", ["once"]])
-def test_a_prompt_is_one_string(prompt: Any) -> None:
-    assert complete(prompt).request.prompt == "once"
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("once", ["once"]),
+        (["once"], ["once"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2.0], [TokenIds((1, 2))]),
+        ([[1, 2]], [TokenIds((1, 2))]),
+        (["a", [3]], ["a", TokenIds((3,))]),
+    ],
+)
+def test_a_prompt_is_text_or_tokens_or_several_of_these(
+    prompt: Any, read: list[str | TokenIds]
+) -> None:
+    assert [request.prompt for request in complete(prompt).requests] == read
 
 
-@pytest.mark.parametrize("prompt", [[], ["a", "b"], [1, 2], [[1, 2]], 1, {}, "\ud800", None])
-def test_any_other_prompt_is_refused(prompt: Any) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ([], "prompt"), (1, "prompt"), ({}, "prompt"), ("\ud800", "prompt"), (None, "prompt"),
+        ([1, "a"], "prompt[1]"), ([1, -1], "prompt[1]"), ([True], "prompt[0]"),
+        ([1, 2**31], "prompt[1]"), ([[1, 0.5]], "prompt[0][1]"), ([None], "prompt[0]"),
+        ([{}], "prompt[0]"), (["a"] * 129, "prompt"), (["a", "\ud800"], "prompt[1]"),
+    ],
+)  # fmt: skip
+def test_any_other_prompt_is_refused(prompt: Any, param: str) -> None:
     with pytest.raises(RequestError) as caught:
         complete(prompt)
-    assert caught.value.param in ("prompt", "prompt[0]")
+    assert caught.value.param == param
+
+
+def test_several_choices_have_seeds_of_their_own() -> None:
+    call = complete(["a", "b"], n=2, seed=2**63 - 1)
+    assert [(r.prompt, r.sampling.seed) for r in call.requests] == [
+        ("a", 2**63 - 1), ("a", -(2**63)), ("b", 2**63 - 1), ("b", -(2**63)),
+    ]  # fmt: skip
+    assert [request.sampling.seed for request in chat(n=3).requests] == [None] * 3
+
+
+@pytest.mark.parametrize(("prompt", "n", "param"), [("a", 129, "n"), (["a"] * 65, 2, "n")])
+def test_there_is_a_most_of_choices(prompt: Any, n: int, param: str) -> None:
+    with pytest.raises(RequestError, match="128") as caught:
+        complete(prompt, n=n)
+    assert caught.value.param == param
+
+
+def test_probabilities_are_asked_for_in_two_ways() -> None:
+    assert chat().request.logprobs is None
+    assert chat(logprobs=True).request.logprobs == 0
+    assert chat(logprobs=True, top_logprobs=20).request.logprobs == 20
+    assert chat(logprobs=False, top_logprobs=0).request.logprobs is None
+    assert complete(logprobs=0).request.logprobs == 0
+    assert complete(logprobs=5).request.logprobs == 5
+    assert refusal(top_logprobs=2).param == "top_logprobs"
+    assert refusal(logprobs=True, top_logprobs=21).param == "top_logprobs"
 
 
 def test_roles_names_and_parts() -> None:
@@ -167,7 +213,8 @@ def test_messages_are_needed_and_bounded() -> None:
         ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 2**31), ("max_tokens", "5"),
         ("stop", ""), ("stop", ["a"] * 5), ("stop", 5), ("stop", {}),
         ("stream", 1), ("stream", "true"), ("stream_options", True), ("kwaai", []), ("model", ""),
-        ("model", 3), ("model", None), ("min_p", 1.1), ("min_p", -0.1), ("presence_penalty", 2.1),
+        ("model", 3), ("model", None), ("n", 0), ("n", True), ("n", 1.5), ("logprobs", 1),
+        ("logprobs", "true"), ("min_p", 1.1), ("min_p", -0.1), ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1), ("frequency_penalty", "1"), ("repeat_penalty", 0),
         ("repetition_penalty", -1), ("logit_bias", []), ("logit_bias", "5"),
         ("logit_bias", {"x": 1}), ("logit_bias", {"-1": 1}), ("logit_bias", {"01": 1}),
@@ -234,7 +281,6 @@ def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"n": 2}, "n"), ({"n": True}, "n"), ({"logprobs": True}, "logprobs"),
         ({"tools": [{}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"), ({"temprature": 1}, "temprature"),
@@ -253,7 +299,7 @@ def test_what_would_change_the_answer_is_unsupported_by_name(
     assert param in error.message
 
 
-@pytest.mark.parametrize("name", ["echo", "logprobs", "best_of", "suffix"])
+@pytest.mark.parametrize("name", ["echo", "best_of", "suffix"])
 def test_completions_refuse_what_they_do_not_do_yet(name: str) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         complete(**{name: 2})

@@ -103,8 +103,8 @@ async def test_errors_arrive_as_the_sdks_own(served: Served) -> None:
             await client.chat.completions.create(model="nope", messages=MESSAGES)
         assert missing.value.code == "model_not_found"
         with pytest.raises(openai.BadRequestError) as refused:
-            await client.chat.completions.create(model=CARD.id, messages=MESSAGES, n=2)
-        assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "n")
+            await client.chat.completions.create(model=CARD.id, messages=MESSAGES, verbosity="low")
+        assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "verbosity")
         served.executor.entering = Busy("the queue is full", retry_after=3)
         with pytest.raises(openai.RateLimitError) as busy:
             await client.chat.completions.create(model=CARD.id, messages=MESSAGES)

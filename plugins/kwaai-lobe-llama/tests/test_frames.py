@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwaai_core import Message, RequestError, Sampling
+from kwaai_core import Logprob, Message, RequestError, Sampling, TokenIds, TokenLogprob
 from kwaai_lobe_llama.frames import (
     HEADER,
     MAX_PAYLOAD,
@@ -20,11 +20,13 @@ from kwaai_lobe_llama.frames import (
     decode_failure,
     decode_finish,
     decode_job,
+    decode_logprobs,
     decode_ready,
     decode_text,
     encode_failure,
     encode_finish,
     encode_job,
+    encode_logprobs,
     encode_text,
     frame,
 )
@@ -51,14 +53,40 @@ samplings = st.builds(
         tuple
     ),
 )
+tokens = st.lists(st.integers(0, 2**31 - 1), max_size=9).map(tuple).map(TokenIds)
 jobs = st.builds(
     Job,
-    st.lists(messages, max_size=5).map(tuple) | texts,
+    st.lists(messages, max_size=5).map(tuple) | texts | tokens,
     samplings,
     st.lists(texts, max_size=4).map(tuple),
     st.none() | st.integers(1, 2**31 - 1),
+    st.none() | st.integers(0, 254),
     st.booleans(),
 )
+logs = st.floats(max_value=0)
+logprobs = st.builds(
+    TokenLogprob,
+    st.binary(max_size=9),
+    logs,
+    st.lists(st.builds(Logprob, st.binary(max_size=9), logs), max_size=3).map(tuple),
+)
+
+
+@given(st.lists(logprobs, max_size=4).map(tuple))
+def test_probabilities_survive(told: tuple[TokenLogprob, ...]) -> None:
+    assert decode_logprobs(encode_logprobs(told)) == told
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"", b"{", b"3", b"[3]", b"[[1, 2, 3]]", b'[["a", "b", []]]', rb'[["\u0100", 1, []]]',
+        b"[" * 100_000, b'[["a", 1, [["b"]]]]', b'[["a", 1, 7]]',
+    ],
+)  # fmt: skip
+def test_broken_probabilities_are_refused(payload: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode_logprobs(payload)
 
 
 @given(jobs)
@@ -92,6 +120,10 @@ def test_small_seeds_stay_what_they_are() -> None:
         (Job("x", Sampling(logit_bias=((2**31, 1.0),))), "logit_bias"),
         (Job("x", Sampling(logit_bias=((1, nan),))), "logit_bias"),
         (Job("x", Sampling(logit_bias=((1, 1.0),) * 65536)), "logit_bias"),
+        (Job(TokenIds((2**31,))), "prompt"),
+        (Job(TokenIds((-1,))), "prompt"),
+        (Job("x", logprobs=255), "logprobs"),
+        (Job("x", logprobs=-1), "logprobs"),
         (Job("x", max_tokens=2**31), "max_tokens"),
         (Job("x", stop=("a",) * 256), "stop"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kwaai_core import TokenLogprob
 from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Row
@@ -114,6 +115,9 @@ class Collected:
     texts: dict[int, str] = field(default_factory=dict)
     ends: dict[int, Finish] = field(default_factory=dict)
 
+    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
+        raise NotImplementedError("no probabilities were asked for")
+
     def text(self, session: Session, tokens: int, text: str) -> None:
         assert session.number not in self.ends
         self.texts[session.number] = self.texts.get(session.number, "") + text
@@ -202,6 +206,9 @@ class Pieces(Collected):
     """Keeps what each frame would hold: how many tokens, and their text."""
 
     pieces: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
+
+    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
+        raise NotImplementedError("no probabilities were asked for")
 
     def text(self, session: Session, tokens: int, text: str) -> None:
         super().text(session, tokens, text)

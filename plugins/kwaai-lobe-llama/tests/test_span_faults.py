@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from kwaai_core import Span
+from kwaai_core import Span, TokenLogprob
 from kwaai_core.gguf import read_gguf
 from kwaai_core.span.chain import Settings
 from kwaai_core.span.frames import Flags, Frame, FrameReader, Kind, Opening, encode
@@ -53,6 +53,9 @@ class Told:
 
     texts: list[str] = field(default_factory=list)
     ends: list[Finish] = field(default_factory=list)
+
+    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
+        raise NotImplementedError("no probabilities were asked for")
 
     def text(self, session: Session, tokens: int, text: str) -> None:
         self.texts.append(text)

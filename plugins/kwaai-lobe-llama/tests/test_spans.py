@@ -25,6 +25,7 @@ from kwaai_core import (
     RequestError,
     Sampling,
     Span,
+    TokenLogprob,
     UpstreamLost,
 )
 from kwaai_core.span.frames import FaultCode, Flags, Frame, FrameReader, Kind, Opening, encode
@@ -72,6 +73,7 @@ class Answer:
 
     text: str = ""
     tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
     report: Report | None = None
 
 
@@ -122,13 +124,17 @@ class Swarm:
         tokens: int = 24,
         prompt: str = PROMPT,
         sampling: Sampling = GREEDY,
+        logprobs: int | None = None,
     ) -> Answer:
-        request = GenerateRequest(await self.card(), prompt, sampling, max_tokens=tokens)
+        request = GenerateRequest(
+            await self.card(), prompt, sampling, max_tokens=tokens, logprobs=logprobs
+        )
         answer = Answer()
         async with self.head.generate(request, routing) as deltas:
             async for delta in deltas:
                 answer.text += delta.text
                 answer.tokens += delta.tokens
+                answer.logprobs += delta.logprobs
                 answer.report = delta.report or answer.report
         return answer
 
@@ -261,6 +267,21 @@ async def test_a_chain_of_workers_gives_the_text_of_the_whole_to_many_at_once(
                 nursery.start_soon(ask, number)
         assert [texts[n] for n in range(4)] == [await nodes.whole(prompt=p) for p in prompts]
         await nodes.all_free()
+
+
+async def test_a_chain_tells_the_probabilities_of_the_whole(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
+        way = [Place(LOCAL, FIRST), Place(nodes.links[1], REST)]
+        answer = await nodes.ask(Routes([way]), logprobs=3)
+        request = GenerateRequest(
+            await nodes.card(), PROMPT, GREEDY, max_tokens=24, exact=True, logprobs=3
+        )
+        whole: tuple[TokenLogprob, ...] = ()
+        async with nodes.nodes[0].generate(request) as deltas:
+            async for delta in deltas:
+                whole += delta.logprobs
+        assert answer.logprobs == whole
+        assert len(whole) == 24
 
 
 async def test_a_chain_draws_as_the_whole_does_and_so_it_does_after_a_loss(

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from kwaai_core import (
     RequestError,
     RequestTooLarge,
     Sampling,
+    TokenIds,
+    TokenLogprob,
     WorkerLost,
 )
 from kwaai_lobe_llama.frames import MAX_PAYLOAD, Job
@@ -135,6 +138,62 @@ async def test_the_prompt_is_penalised_too(smollm2: Path, open_worker: OpenWorke
         assert plain == " Yes"
         penalised = replace(GREEDY, repeat_penalty=100.0)
         assert (await ask(worker, Job(YES, penalised, max_tokens=1)))[0] not in YES
+
+
+async def test_tokens_are_a_prompt_as_their_text_is(smollm2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        text, last = await ask(worker, Job("Yes", GREEDY, max_tokens=8))
+        again, same = await ask(worker, Job(TokenIds((10539,)), GREEDY, max_tokens=8))
+        assert (again, same.usage) == (text, last.usage)
+        with pytest.raises(RequestError, match=r"49152.*0 to 49151") as refused:
+            await ask(worker, Job(TokenIds((1, 49152))))
+        assert refused.value.param == "prompt"
+        with pytest.raises(RequestError, match="no tokens"):
+            await ask(worker, Job(TokenIds(())))
+
+
+async def told(worker: Worker, job: Job) -> list[TokenLogprob]:
+    found = list[TokenLogprob]()
+    async with worker.generate(job) as (answer, _):
+        async for delta in answer:
+            found += delta.logprobs
+    return found
+
+
+async def test_probabilities_are_those_of_the_model(smollm2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        text, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=24))
+        tokens = await told(worker, Job(SKY, GREEDY, max_tokens=24, logprobs=5))
+        assert b"".join(one.token for one in tokens).decode() == text
+        for one in tokens:
+            assert (one.token, one.logprob) == (one.top[0].token, one.top[0].logprob)
+            assert len(one.top) == 5
+            logs = [other.logprob for other in one.top]
+            assert logs == sorted(logs, reverse=True) and 0 < sum(map(exp, logs)) <= 1 + 1e-9
+        odd = replace(GREEDY, logit_bias=((28, 100.0),))  # changes the draw, and not the model
+        (first,) = await told(worker, Job(SKY, odd, max_tokens=1, logprobs=1))
+        assert first.top[0].logprob == tokens[0].logprob > first.logprob
+        (bare,) = await told(worker, Job(SKY, GREEDY, max_tokens=1, logprobs=0))
+        assert (bare.logprob, bare.top) == (tokens[0].logprob, ())
+        everything = await told(worker, Job("Yes", GREEDY, max_tokens=1, logprobs=254))
+        assert len(everything[0].top) == 254
+        assert await told(worker, Job(SKY, GREEDY, max_tokens=4)) == []
+
+
+async def test_what_a_stop_string_cuts_off_has_no_probabilities(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        whole, _ = await ask(worker, Job(SKY, GREEDY, max_tokens=24))
+        for begin in range(0, len(whole) - 4, 3):
+            stop = whole[begin : begin + 4]
+            job = Job(SKY, GREEDY, (stop,), 24, logprobs=0)
+            cut, _ = await ask(worker, job)
+            shown = b"".join(one.token for one in await told(worker, job))
+            assert shown.startswith(cut.encode())
+            assert len(shown) < len(cut) + 16 and whole.encode().startswith(shown)
+            if not cut:
+                assert shown == b""
 
 
 async def test_more_requests_than_streams_all_get_their_own_answer(

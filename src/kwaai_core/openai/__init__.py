@@ -1,6 +1,7 @@
 """OpenAI's API as pure functions: from the wire to types, and back."""
 
 from kwaai_core.openai.answers import (
+    Choice,
     Head,
     completion,
     failure,
@@ -13,6 +14,6 @@ from kwaai_core.openai.chunks import PING, Chunks, failed_event
 from kwaai_core.openai.requests import Call, parse_chat, parse_completion
 
 __all__ = [
-    "PING", "Call", "Chunks", "Head", "completion", "failed_event", "failure", "model", "models",
-    "parse_chat", "parse_completion", "route_header", "route_of",
+    "PING", "Call", "Choice", "Chunks", "Head", "completion", "failed_event", "failure", "model",
+    "models", "parse_chat", "parse_completion", "route_header", "route_of",
 ]  # fmt: skip

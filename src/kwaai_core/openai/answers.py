@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from kwaai_core.errors import KwaaiError
-from kwaai_core.types import FinishReason, Hop, HopTiming, ModelCard, Report, Usage
-
-Kind = Literal["chat", "text"]
+from kwaai_core.openai.logprobs import Kind, Logprobs
+from kwaai_core.types import FinishReason, Hop, HopTiming, ModelCard, Report, TokenLogprob, Usage
 
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
 
@@ -22,24 +20,38 @@ class Head:
     created: int
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer that is whole; ``logprobs`` None where none were asked for."""
+
+    text: str
+    finish: FinishReason
+    logprobs: Sequence[TokenLogprob] | None = None
+
+
 def completion(
-    head: Head, text: str, finish: FinishReason, usage: Usage, kwaai: dict[str, object]
+    head: Head, choices: Sequence[Choice], usage: Usage, kwaai: dict[str, object]
 ) -> dict[str, object]:
     """The answer to a call that does not stream."""
-    said: dict[str, object] = (
-        {"message": {"role": "assistant", "content": text, "refusal": None}}
-        if head.kind == "chat"
-        else {"text": text}
-    )
     return {
         "id": head.id,
         "object": "chat.completion" if head.kind == "chat" else "text_completion",
         "created": head.created,
         "model": head.model,
-        "choices": [{"index": 0} | said | {"logprobs": None, "finish_reason": finish}],
+        "choices": [_choice(head, index, choice) for index, choice in enumerate(choices)],
         "usage": usage_of(usage),
         "kwaai": kwaai,
     }
+
+
+def _choice(head: Head, index: int, choice: Choice) -> dict[str, object]:
+    said: dict[str, object] = (
+        {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+        if head.kind == "chat"
+        else {"text": choice.text}
+    )
+    logprobs = Logprobs(head.kind).of(choice.logprobs) if choice.logprobs is not None else None
+    return {"index": index} | said | {"logprobs": logprobs, "finish_reason": choice.finish}
 
 
 def usage_of(usage: Usage) -> dict[str, object]:

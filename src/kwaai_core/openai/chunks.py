@@ -1,14 +1,16 @@
 """The events of a streamed answer, as bytes ready to send.
 
-Text goes out once per token, so all that does not change is laid out once per answer, and a token
+Text goes out once per token, so all that does not change is laid out once per choice, and a token
 costs the JSON encoding of its own text and two concatenations.
 """
 
 import json
+from collections.abc import Sequence
 
 from kwaai_core.errors import KwaaiError
 from kwaai_core.openai.answers import Head, failure, usage_of
-from kwaai_core.types import FinishReason, Usage
+from kwaai_core.openai.logprobs import Logprobs
+from kwaai_core.types import FinishReason, TokenLogprob, Usage
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -17,18 +19,21 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Chunks:
-    """Renders one streamed answer; ``include_usage`` as in ``stream_options``."""
+    """Renders one choice of a streamed answer; ``include_usage`` as in ``stream_options``."""
 
-    def __init__(self, head: Head, *, include_usage: bool) -> None:
+    def __init__(self, head: Head, *, index: int = 0, include_usage: bool) -> None:
         self._kind = head.kind
+        self._index = index
         self._include_usage = include_usage
+        self._logprobs = Logprobs(head.kind)
         self._envelope: dict[str, object] = {
             "id": head.id,
             "object": "chat.completion.chunk" if head.kind == "chat" else "text_completion",
             "created": head.created,
             "model": head.model,
         }
-        before, _, after = self._choice("\0").rpartition(rb'"\u0000"')
+        template = json.dumps(self._chunk(self._said("\0"), None), separators=(",", ":")).encode()
+        before, _, after = template.rpartition(rb'"\u0000"')
         self._before, self._after = b"data: " + before, after + b"\n\n"
 
     def opening(self) -> bytes:
@@ -37,27 +42,37 @@ class Chunks:
             return b""
         return _event(self._chunk({"delta": {"role": "assistant", "content": ""}}, None))
 
-    def text(self, text: str) -> bytes:
+    def text(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """One chunk of text; whatever cannot be UTF-8 in it becomes a question mark."""
+        if logprobs:
+            return _event(self._chunk(self._said(text), None, self._logprobs.of(logprobs)))
         return self._before + _encode(text).encode("utf-8", "replace") + self._after
 
+    def finished(self, finish: FinishReason) -> bytes:
+        """What ends the choice, where others are still to come."""
+        return _event(self._last(finish))
+
     def closing(self, finish: FinishReason, usage: Usage, facts: dict[str, object]) -> bytes:
-        """All that follows the last text, up to ``[DONE]``."""
-        empty: dict[str, object] = {"delta": {}} if self._kind == "chat" else {"text": ""}
-        last, kwaai = self._chunk(empty, finish), {"kwaai": facts}
+        """All that follows the last text of the last choice, up to ``[DONE]``."""
+        last, kwaai = self._last(finish), {"kwaai": facts}
         if not self._include_usage:
             return _event(last | kwaai) + DONE
         counted = self._envelope | {"choices": [], "usage": usage_of(usage)} | kwaai
         return _event(last) + _event(counted) + DONE
 
-    def _choice(self, text: str) -> bytes:
-        said: dict[str, object] = (
-            {"delta": {"content": text}} if self._kind == "chat" else {"text": text}
-        )
-        return json.dumps(self._chunk(said, None), separators=(",", ":")).encode()
+    def _last(self, finish: FinishReason) -> dict[str, object]:
+        return self._chunk({"delta": {}} if self._kind == "chat" else {"text": ""}, finish)
 
-    def _chunk(self, said: dict[str, object], finish: FinishReason | None) -> dict[str, object]:
-        choice = {"index": 0} | said | {"logprobs": None, "finish_reason": finish}
+    def _said(self, text: str) -> dict[str, object]:
+        return {"delta": {"content": text}} if self._kind == "chat" else {"text": text}
+
+    def _chunk(
+        self,
+        said: dict[str, object],
+        finish: FinishReason | None,
+        logprobs: dict[str, object] | None = None,
+    ) -> dict[str, object]:
+        choice = {"index": self._index} | said | {"logprobs": logprobs, "finish_reason": finish}
         usage: dict[str, object] = {"usage": None} if self._include_usage else {}
         return self._envelope | {"choices": [choice]} | usage
 

@@ -24,7 +24,7 @@ from kwaai_core.roles import (
     Settlement,
     TrustPolicy,
 )
-from kwaai_core.types import Delta, FinishReason, GenerateRequest, ModelCard, Span, Usage
+from kwaai_core.types import Delta, FinishReason, GenerateRequest, ModelCard, Span, TokenIds, Usage
 
 S = TypeVar("S")
 
@@ -174,6 +174,8 @@ def _cut(text: str, stop: Sequence[str]) -> int:
 
 def _words(request: GenerateRequest) -> int:
     prompt = request.prompt
+    if isinstance(prompt, TokenIds):
+        return len(prompt.ids)
     texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
     return sum(len(text.split()) for text in texts)
 

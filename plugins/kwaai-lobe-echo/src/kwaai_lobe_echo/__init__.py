@@ -15,6 +15,8 @@ from kwaai_core import (
     ModelCard,
     ModelNotFound,
     Offer,
+    TokenIds,
+    UnsupportedParameter,
     Usage,
     hookimpl,
 )
@@ -38,6 +40,8 @@ class Echo:
 
         if request.model != CARD:
             raise ModelNotFound(request.model.id, [CARD.id])
+        if isinstance(request.prompt, TokenIds) or request.logprobs is not None:
+            raise UnsupportedParameter("echo repeats words: it has neither tokens nor logprobs")
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
         words = prompt.split()
         said = " ".join(words[: request.max_tokens])

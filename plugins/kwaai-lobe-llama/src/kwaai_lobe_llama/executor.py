@@ -103,7 +103,9 @@ class LlamaExecutor:
     ) -> AsyncIterator[trio.abc.ReceiveChannel[Delta]]:
         """See :meth:`kwaai_core.Executor.generate`."""
         worker = await self._pool.worker(request.model, self._finder(request.model), request.exact)
-        job = Job(request.prompt, request.sampling, request.stop, request.max_tokens)
+        job = Job(
+            request.prompt, request.sampling, request.stop, request.max_tokens, request.logprobs
+        )
         async with worker.generate(job) as (answer, _):
             yield answer
 

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from kwaai_core import Message, Prompt, RequestError, Sampling
+from kwaai_core import (
+    Logprob,
+    Message,
+    Prompt,
+    RequestError,
+    Sampling,
+    TokenIds,
+    TokenLogprob,
+)
 
 HEADER = struct.Struct("<IBxxxI")
 MAX_PAYLOAD = 1 << 26
@@ -45,6 +53,7 @@ class Kind(IntEnum):
     TIMINGS = 21  # JSON: what each hop of an answer took; before its FINISH
     LOADED = 22  # JSON: what HOLD or HEAD has loaded
     UNFIT = 23  # what HOLD or HEAD asked for cannot be loaded, or not exactly; says why
+    LOGPROBS = 24  # JSON: the probabilities of the tokens that the next TEXT covers
 
 
 class FailureCode(IntEnum):
@@ -60,12 +69,14 @@ class FrameError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is asked to generate. ``digest``: hash the logits of every sampled row."""
+    """What a worker is asked to generate. ``logprobs``: tell the probabilities of tokens, and of so
+    many of the likeliest; ``digest``: hash the logits of every sampled row."""
 
     prompt: Prompt
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    logprobs: int | None = None
     digest: bool = False
 
 
@@ -90,14 +101,16 @@ class Failure:
     context_tokens: int = 0
 
 
-# temperature, top_p, top_k, seed, max_tokens, flags, stops, biases, min_p and three penalties
-_JOB = struct.Struct("<ffiIiBBHffff")
+# temperature, top_p, top_k, seed, max_tokens, flags, stops, biases, min_p and three penalties,
+# how many likely tokens are told
+_JOB = struct.Struct("<ffiIiBBHffffBxxx")
 _BIAS = struct.Struct("<if")
 _FINISH = struct.Struct("<BxxxIII")
 _FAILURE = struct.Struct("<BxxxII")
 _COUNT = struct.Struct("<I")
 _REASONS = ("stop", "length")
-_CHAT, _SEEDED, _DIGEST, _BOUNDED = 1, 2, 4, 8
+_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS = 1, 2, 4, 8, 16
+_NO_LOGPROBS = 255
 _LARGEST = 2**31 - 1  # of a job's numbers; llama.cpp's are of 32 bits
 _MOST_STOPS = 255
 _MOST_BIASES = 65535
@@ -180,9 +193,9 @@ class _Fields:
 def encode_job(job: Job) -> bytes:
     """The payload of GENERATE; :class:`RequestError` where a number has no room in it."""
     _check(job)
-    chat = not isinstance(job.prompt, str)
     sampling, seed = job.sampling, job.sampling.seed
-    flags = _CHAT * chat | _SEEDED * (seed is not None) | _DIGEST * job.digest
+    flags = _SEEDED * (seed is not None) | _DIGEST * job.digest
+    flags |= _CHAT * isinstance(job.prompt, tuple) | _TOKENS * isinstance(job.prompt, TokenIds)
     flags |= _BOUNDED * (job.max_tokens is not None)
     head = _JOB.pack(
         sampling.temperature,
@@ -197,10 +210,14 @@ def encode_job(job: Job) -> bytes:
         sampling.presence_penalty,
         sampling.frequency_penalty,
         sampling.repeat_penalty,
+        _NO_LOGPROBS if job.logprobs is None else job.logprobs,
     )
     parts = [head, *(_BIAS.pack(*bias) for bias in sampling.logit_bias), *map(_text, job.stop)]
     if isinstance(job.prompt, str):
         parts.append(_text(job.prompt))
+    elif isinstance(job.prompt, TokenIds):
+        ids = job.prompt.ids
+        parts += [_COUNT.pack(len(ids)), struct.pack(f"<{len(ids)}I", *ids)]
     else:
         parts.append(_COUNT.pack(len(job.prompt)))
         for message in job.prompt:
@@ -233,6 +250,10 @@ def _check(job: Job) -> None:
         raise RequestError("repeat_penalty must be over 0", param="repeat_penalty")
     if len(sampling.logit_bias) > _MOST_BIASES:
         raise RequestError(f"logit_bias has over {_MOST_BIASES} tokens", param="logit_bias")
+    if isinstance(job.prompt, TokenIds) and not all(0 <= t <= _LARGEST for t in job.prompt.ids):
+        raise RequestError(f"a token of the prompt must be from 0 to {_LARGEST}", param="prompt")
+    if not 0 <= (job.logprobs or 0) < _NO_LOGPROBS:
+        raise RequestError(f"logprobs must be from 0 to {_NO_LOGPROBS - 1}", param="logprobs")
     if len(job.stop) > _MOST_STOPS:
         raise RequestError(
             f"there are {len(job.stop)} stop strings: {_MOST_STOPS} are the most", param="stop"
@@ -249,7 +270,7 @@ def decode_job(payload: bytes) -> Job:
     fields = _Fields(payload)
     temperature, top_p, top_k, seed, limit, flags, stops, biases, *more = fields.unpack(_JOB)
     flags = int(flags)
-    min_p, once, each, factor = more
+    min_p, once, each, factor, told = more
     pairs = map(fields.unpack, [_BIAS] * int(biases))
     bias = tuple((int(token), shift) for token, shift in pairs)
     fixed = int(seed) if flags & _SEEDED else None
@@ -258,10 +279,13 @@ def decode_job(payload: bytes) -> Job:
     prompt: Prompt
     if flags & _CHAT:
         prompt = tuple(_message(fields) for _ in range(fields.count()))
+    elif flags & _TOKENS:
+        prompt = TokenIds(tuple(map(int, fields.unpack(struct.Struct(f"<{fields.count()}I")))))
     else:
         prompt = fields.text()
     max_tokens = int(limit) if flags & _BOUNDED else None
-    return Job(prompt, sampling, stop, max_tokens, bool(flags & _DIGEST))
+    logprobs = None if told == _NO_LOGPROBS else int(told)
+    return Job(prompt, sampling, stop, max_tokens, logprobs, bool(flags & _DIGEST))
 
 
 def _message(fields: _Fields) -> Message:
@@ -289,6 +313,31 @@ def decode_text(payload: bytes) -> tuple[int, str]:
     """(tokens, text) of a TEXT payload; raises :class:`FrameError`."""
     fields = _Fields(payload)
     return fields.count(), _utf8(fields.rest())
+
+
+def encode_logprobs(tokens: Sequence[TokenLogprob]) -> bytes:
+    """The payload of LOGPROBS."""
+    found = [[*_pair(one), [_pair(other) for other in one.top]] for one in tokens]
+    return json.dumps(found, separators=(",", ":")).encode()
+
+
+def _pair(one: Logprob) -> list[object]:
+    return [one.token.decode("latin-1"), one.logprob]
+
+
+def decode_logprobs(payload: bytes) -> tuple[TokenLogprob, ...]:
+    """Those of a LOGPROBS payload; raises :class:`FrameError`."""
+    try:
+        return tuple(
+            TokenLogprob(
+                token.encode("latin-1"),
+                float(logprob),
+                tuple(Logprob(other.encode("latin-1"), float(log)) for other, log in top),
+            )
+            for token, logprob, top in json.loads(payload)
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FrameError(f"LOGPROBS cannot be read: {error}") from None
 
 
 def encode_finish(finish: Finish) -> bytes:

@@ -27,6 +27,7 @@ from kwaai_core import (
     Report,
     RequestError,
     RequestTooLarge,
+    TokenLogprob,
     Usage,
     WorkerLost,
 )
@@ -41,6 +42,7 @@ from kwaai_lobe_llama.frames import (
     Kind,
     decode_failure,
     decode_finish,
+    decode_logprobs,
     decode_ready,
     decode_text,
     encode_job,
@@ -67,6 +69,7 @@ class Request:
     prompt_field: str = "messages"
     report: Report | None = None
     routing: Routing | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -215,7 +218,10 @@ class Worker:
     def _answer(self, request: Request, kind: Kind, payload: bytes) -> None:
         if kind is Kind.TEXT:
             tokens, text = decode_text(payload)
-            request.answer.put(Delta(text, tokens))
+            request.answer.put(Delta(text, tokens, logprobs=request.logprobs))
+            request.logprobs = ()
+        elif kind is Kind.LOGPROBS:
+            request.logprobs = decode_logprobs(payload)
         elif kind is Kind.FINISH:
             end = decode_finish(payload)
             usage = Usage(end.prompt_tokens, end.completion_tokens, end.cached_tokens)
@@ -268,7 +274,7 @@ class Worker:
 
 
 def _prompt_field(job: Job) -> str:
-    return "prompt" if isinstance(job.prompt, str) else "messages"
+    return "messages" if isinstance(job.prompt, tuple) else "prompt"
 
 
 def _payload(job: Job) -> bytes:

@@ -320,6 +320,8 @@ class LlamaSpanHead:
         self, request: GenerateRequest, routing: Routing
     ) -> AsyncIterator[trio.abc.ReceiveChannel[Delta]]:
         worker = await self._shop.serving()
-        job = Job(request.prompt, request.sampling, request.stop, request.max_tokens)
+        job = Job(
+            request.prompt, request.sampling, request.stop, request.max_tokens, request.logprobs
+        )
         async with worker.generate(job, routing) as (answer, _):
             yield answer

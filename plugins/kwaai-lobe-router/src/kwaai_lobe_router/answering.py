@@ -10,7 +10,16 @@ from dataclasses import replace
 
 import trio
 
-from kwaai_core import Delta, GenerateRequest, HopTiming, ModelCard, ModelNotFound, Prompt, Report
+from kwaai_core import (
+    Delta,
+    GenerateRequest,
+    HopTiming,
+    ModelCard,
+    ModelNotFound,
+    Prompt,
+    Report,
+    TokenIds,
+)
 from kwaai_lobe_router.gateways import Gateway
 from kwaai_lobe_router.leaving import NoRoom
 from kwaai_lobe_router.sessions import FULL_PATIENCE_SECONDS, SessionRouting
@@ -144,5 +153,7 @@ class _Answer(trio.abc.ReceiveChannel[Delta]):
 
 def prompt_tokens(prompt: Prompt) -> int:
     """About how many tokens a prompt has, one for four bytes, before its head has counted them."""
+    if isinstance(prompt, TokenIds):
+        return max(1, len(prompt.ids))
     texts = [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
     return max(1, sum(len(text.encode()) for text in texts) // 4)

@@ -22,6 +22,7 @@ from kwaai_core.types import (
     HopTiming,
     Prompt,
     Report,
+    TokenIds,
     Usage,
 )
 from kwaai_core.types import Hop as NamedHop
@@ -31,6 +32,8 @@ TICK_SECONDS = 0.1
 
 def tokens_of(prompt: Prompt) -> list[int]:
     """The toy's tokeniser: a number for each word."""
+    if isinstance(prompt, TokenIds):
+        return list(prompt.ids) or [0]
     texts = [prompt] if isinstance(prompt, str) else [f"{m.role} {m.content}" for m in prompt]
     return [crc32(word.encode()) % 50_000 for text in texts for word in text.split()] or [0]
 

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kwaai_core import Sampling
+from kwaai_core import Sampling, TokenLogprob
 from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Engine
@@ -60,6 +60,7 @@ class _Trace:
 class _Quiet:
     """A sink for answers that nobody reads."""
 
+    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None: ...
     def text(self, session: Session, tokens: int, text: str) -> None: ...
     def finish(self, session: Session, finish: Finish) -> None: ...
     def flush(self) -> None: ...

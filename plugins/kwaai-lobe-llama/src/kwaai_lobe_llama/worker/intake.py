@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
+from kwaai_core import Message, TokenIds
 from kwaai_lobe_llama.frames import Failure, FailureCode, Job
 from kwaai_lobe_llama.worker.bindings import C
 from kwaai_lobe_llama.worker.loaded import Loaded
@@ -11,6 +13,9 @@ from kwaai_lobe_llama.worker.sampler import Sampler
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
 from kwaai_lobe_llama.worker.text import TextAssembler
+
+if TYPE_CHECKING:
+    from kwaai_lobe_llama.worker.logprobs import LogprobReader
 
 _PIECE = 1 << 16  # characters
 
@@ -36,7 +41,7 @@ class Intake:
 
     def session(self, number: int, job: Job) -> Session:
         """The session that a job asks for; raises :class:`Refusal`."""
-        prompt = self._tokens(self._text(job))
+        prompt = self._prompt(job)
         context = self._engine.plan.context
         if not prompt:
             raise Refusal(Failure(FailureCode.BAD_REQUEST, "the prompt has no tokens"))
@@ -55,7 +60,18 @@ class Intake:
         room = context - len(prompt)
         limit = room if job.max_tokens is None else min(room, job.max_tokens)
         digest = hashlib.sha256() if job.digest else None
-        return Session(number, prompt, limit, sampler, TextAssembler(job.stop), digest)
+        text, told = TextAssembler(job.stop), _logprobs(job.logprobs)
+        return Session(number, prompt, limit, sampler, text, digest, told)
+
+    def _prompt(self, job: Job) -> list[int]:
+        if not isinstance(job.prompt, TokenIds):
+            return self._tokens(self._text(job.prompt))
+        last = self._engine.n_vocab - 1
+        strange = next((token for token in job.prompt.ids if token > last), None)
+        if strange is not None:
+            what = f"the prompt has the token {strange}, and this model's are numbered from 0 to "
+            raise Refusal(Failure(FailureCode.BAD_REQUEST, f"{what}{last}"))
+        return list(job.prompt.ids)
 
     def _tokens(self, text: str) -> list[int]:
         """The tokens of a text, which is counted in pieces first where it is long.
@@ -74,11 +90,11 @@ class Intake:
         context = self._engine.plan.context
         return Refusal(Failure(FailureCode.CONTEXT_LENGTH, what, tokens, context))
 
-    def _text(self, job: Job) -> str:
-        if isinstance(job.prompt, str):
-            return job.prompt
+    def _text(self, prompt: str | tuple[Message, ...]) -> str:
+        if isinstance(prompt, str):
+            return prompt
         try:
-            text = self._compiled().render(job.prompt)
+            text = self._compiled().render(prompt)
         except TemplateError as error:
             raise Refusal(Failure(FailureCode.BAD_REQUEST, str(error))) from None
         # the tokeniser adds the first token itself
@@ -95,3 +111,11 @@ class Intake:
                 source.decode("utf-8", "replace"), bos_token=self._bos, eos_token=self._eos
             )
         return self._template
+
+
+def _logprobs(most: int | None) -> LogprobReader | None:
+    if most is None:
+        return None
+    from kwaai_lobe_llama.worker.logprobs import LogprobReader  # it imports numpy
+
+    return LogprobReader(most)

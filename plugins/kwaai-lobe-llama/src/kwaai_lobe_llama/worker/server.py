@@ -14,8 +14,9 @@ import socket
 import threading
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from kwaai_core import TokenLogprob
 from kwaai_lobe_llama.frames import (
     Finish,
     FrameReader,
@@ -23,6 +24,7 @@ from kwaai_lobe_llama.frames import (
     decode_job,
     encode_failure,
     encode_finish,
+    encode_logprobs,
     encode_text,
 )
 from kwaai_lobe_llama.worker.intake import Intake, Refusal
@@ -60,6 +62,9 @@ class Server(ABC):
 
     def text(self, session: Session, tokens: int, text: str) -> None:
         self._outbox.collect(Kind.TEXT, session.number, encode_text(tokens, text))
+
+    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
+        self._outbox.collect(Kind.LOGPROBS, session.number, encode_logprobs(tokens))
 
     def finish(self, session: Session, finish: Finish) -> None:
         self._open.pop(session.number, None)

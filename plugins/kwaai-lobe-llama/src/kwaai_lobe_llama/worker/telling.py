@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from kwaai_core import TokenLogprob
 from kwaai_lobe_llama.frames import Finish
 from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.sampler import Sampler
 from kwaai_lobe_llama.worker.text import TextAssembler
+
+if TYPE_CHECKING:  # it imports numpy
+    from kwaai_lobe_llama.worker.logprobs import LogprobReader
 
 HOLD_SECONDS = 0.02
 """How long text waits for more of it, after the first piece.
@@ -30,6 +34,7 @@ class Digest(Protocol):
 class Sink(Protocol):
     """Where answers go; :meth:`flush` is called after each call of ``llama_decode``."""
 
+    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None: ...
     def text(self, session: Session, tokens: int, text: str) -> None: ...
     def finish(self, session: Session, finish: Finish) -> None: ...
     def flush(self) -> None: ...
@@ -57,6 +62,7 @@ class Session:
     sampler: Sampler
     text: TextAssembler
     digest: Digest | None = None
+    told: LogprobReader | None = None
     stream: Stream | None = None
     token: int = -1
     generated: int = 0
@@ -99,6 +105,8 @@ class Teller:
             return False
         if not self._endless and self._engine.is_end(token):
             return self._end(session, "stop")
+        if session.told is not None:
+            session.told.take(self._engine, row, token)
         session.token = token
         session.generated += 1
         session.unsent += 1
@@ -110,15 +118,21 @@ class Teller:
         self._send(session, text, hold=hold)
         return False
 
-    def _send(self, session: Session, text: str, *, hold: bool = False) -> None:
+    def _send(self, session: Session, text: str, *, hold: bool = False, last: bool = False) -> None:
         session.pending += text
         now = self._now()
-        if session.pending and not (hold and now < session.sent + HOLD_SECONDS):
+        ready = session.pending and not (hold and now < session.sent + HOLD_SECONDS)
+        if ready or (last and session.unsent):
+            if session.told is not None:
+                told = session.told.shown(len(session.pending.encode("utf-8", "replace")))
+                if last and not session.text.stopped:
+                    told += session.told.rest()
+                self._sink.logprobs(session, told)
             self._sink.text(session, session.unsent, session.pending)
             session.pending, session.unsent, session.sent = "", 0, now
 
     def _end(self, session: Session, reason: str, text: str = "") -> bool:
-        self._send(session, text + session.text.flush())
+        self._send(session, text + session.text.flush(), last=True)
         digest = session.digest.digest() if session.digest else b""
         counts = (len(session.prompt), session.generated, session.cached)
         self._sink.finish(session, Finish(reason, *counts, digest))

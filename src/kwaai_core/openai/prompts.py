@@ -1,0 +1,101 @@
+"""What a request gives to go on from: messages, texts, or tokens."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai.fields import Fields, array, integer, text
+from kwaai_core.openai.strict import brief
+from kwaai_core.types import ChatRole, Message, TokenIds
+
+MAX_CHOICES = 128
+_MAX_TOKEN = 2**31 - 1
+
+_ROLES: tuple[ChatRole, ...] = get_args(ChatRole)
+
+_NEUTRAL_MESSAGE: dict[str, tuple[object, ...]] = {
+    "annotations": ([],),
+    "audio": (),
+    "function_call": (),
+    "refusal": (),
+    "tool_calls": ([],),
+}
+
+
+def read_prompts(value: object, at: str) -> Sequence[str | TokenIds]:
+    """One prompt or several, each of them a string or an array of tokens."""
+    if isinstance(value, list) and not any(_is_number(part) for part in value):
+        if not value:
+            raise RequestError(f"{at} must not be empty", param=at)
+        if len(value) > MAX_CHOICES:
+            raise RequestError(
+                f"{at} has {len(value)} prompts, over this node's limit of {MAX_CHOICES}", param=at
+            )
+        return [_prompt(part, f"{at}[{i}]") for i, part in enumerate(value)]
+    return [_prompt(value, at)]
+
+
+def _prompt(value: object, at: str) -> str | TokenIds:
+    if isinstance(value, list):
+        read = integer(0, _MAX_TOKEN)
+        return TokenIds(tuple(read(token, f"{at}[{i}]") for i, token in enumerate(value)))
+    return text(value, at)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def read_messages(limit: int, value: object, at: str) -> tuple[Message, ...]:
+    """A conversation of at most so many messages."""
+    messages = array(value, at)
+    if not messages:
+        raise RequestError(f"{at} must not be empty", param=at)
+    if len(messages) > limit:
+        raise RequestTooLarge(
+            f"there are {len(messages)} {at}, over this node's limit of {limit} "
+            "([server] max_messages in kwaai.toml)",
+            param=at,
+        )
+    return tuple(_message(message, f"{at}[{i}]") for i, message in enumerate(messages))
+
+
+def _message(value: object, at: str) -> Message:
+    fields = Fields(value, at)
+    role = fields.require("role", _role)
+    message = Message(
+        role=role, content=fields.require("content", _content), name=fields.take("name", text, None)
+    )
+    if role == "tool":
+        fields.ignore("tool_call_id")
+    fields.refuse_but(_NEUTRAL_MESSAGE if role == "assistant" else {})
+    return message
+
+
+def _role(value: object, at: str) -> ChatRole:
+    for role in _ROLES:
+        if value == role:
+            return role
+    shown = f", not “{brief(value)}”" if isinstance(value, str) else ""
+    raise RequestError(f"{at} must be one of {', '.join(_ROLES)}{shown}", param=at)
+
+
+def _content(value: object, at: str) -> str:
+    """Text, or text parts, which are joined with line breaks as llama.cpp and vLLM do."""
+    if isinstance(value, str):
+        return text(value, at)
+    if not isinstance(value, list) or not value:
+        raise RequestError(f"{at} must be a string or an array of text parts", param=at)
+    return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(value))
+
+
+def _part(value: object, at: str) -> str:
+    fields = Fields(value, at)
+    kind = fields.require("type", text)
+    if kind != "text":
+        raise UnsupportedParameter(
+            f"{at} is a part of type “{brief(kind)}”: this node takes only text", param=at
+        )
+    content = fields.require("text", text)
+    fields.refuse_but({})
+    return content
