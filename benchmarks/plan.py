@@ -41,7 +41,7 @@ def drawn(r: random.Random, number: int) -> Candidate:
         f"peer {number}",
         tuple(Unit(span, step + r.randrange(US), row + r.randrange(US)) for span in spans),
         link=round(r.lognormvariate(3, 0.8) * MS),
-        link_row=r.randrange(50 * US),
+        row_bytes=r.choice((2048, 3584, 16384)),
         queue=r.choice((0, 0, r.randrange(20 * MS))),
         fingerprint=r.choice("aab"),
         exact=True,

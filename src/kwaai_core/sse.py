@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from kwaai_core import openai
-from kwaai_core.batches import Batches, End, each
 from kwaai_core.chat import chat
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import NoPeerAvailable
 from kwaai_core.openai import PING, Call, Chunks, Head
+from kwaai_core.openai.batches import Batches, End, each
 from kwaai_core.replies import Json, public
 from kwaai_core.roles import Host, Route
 from kwaai_core.security import REQUEST_ID
