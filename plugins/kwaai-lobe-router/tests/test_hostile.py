@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,12 @@ import trio
 import trio.testing
 from simulated import AnyDoor, Town, chat, town, whole
 
-from kwaai_core import Intent, KwaaiError, NoPeerAvailable, Stream
+from kwaai_core import Intent, KwaaiError, NoPeerAvailable, Span, Stream
 from kwaai_core.span.frames import PROTOCOL
 from kwaai_core.testing import FakeIdentity, Line
 from kwaai_core.testing.spans import TOY
 from kwaai_lobe_router.agreeing import ACCEPTED, MAX_FRAME, STATUS, Refused, Wanted, agreed
-from kwaai_lobe_router.facts import provider_key, write_fast, write_slow
+from kwaai_lobe_router.facts import Batch, provider_key, write_fast, write_slow
 
 LINE = Line(latency=0.001)
 GARBAGE = [b"{}", b"[]", b"\xff" * 100, b"[" * 4000, b'{"model": 5, "exact": true}', b"x" * 100_000]
@@ -155,3 +156,33 @@ async def test_announcements_that_are_none_do_not_count(
                 await node.provide(provider_key(TOY.digest), seconds=600)
                 with pytest.raises(NoPeerAvailable, match="nobody in reach"):
                     await gateway.router.route(Intent(TOY.id))
+
+
+@pytest.mark.parametrize("units", [(Span(0, 1000),), (Span(0, 12), Span(12, 13))])
+async def test_who_holds_blocks_that_the_model_has_not_costs_only_itself(
+    units: tuple[Span, ...], tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINE) as here:
+        honest = await here.add("0-11")
+        gateway = await here.add()
+        async with here.network.node(FakeIdentity("liar", now=here.network.now)) as node:
+            node.guard(AnyDoor())
+            await node.connect([here.network.address(gateway.peer)])
+
+            async def status(stream: Stream) -> None:
+                await stream.receive()
+                assert honest.router.swarm is not None
+                told = honest.router.swarm.serving.told(TOY.digest)
+                assert told is not None
+                times = (1,) * len(units)
+                fast = replace(told.fast, batches=(Batch(1, times),), row=times)
+                await stream.send(write_slow(replace(told.slow, blocks=1000, units=units)))
+                await stream.send(write_fast(fast))
+                await stream.end()
+
+            async with node.serve(STATUS, status, max_frame=MAX_FRAME):
+                await node.provide(provider_key(TOY.digest), seconds=600)
+                found = await chat(gateway)
+                shown = await gateway.router.show(TOY.id, planned=True)
+        assert (found.route, found.text) == ([honest.peer], await whole())
+        assert [peer["peer"] for peer in shown["peers"]] == [honest.peer]

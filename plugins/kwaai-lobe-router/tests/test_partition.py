@@ -25,7 +25,7 @@ def line(request: pytest.FixtureRequest) -> Line:
 async def soon_known(gateway: Member, peers: set[str]) -> None:
     """Wait until a gateway knows all of these."""
     assert gateway.router.swarm is not None
-    known = gateway.router.swarm.known.of(TOY.digest)
+    known = gateway.router.swarm.known.of(TOY)
     with trio.fail_after(45):
         while not peers <= {one.peer for one in known.candidates()}:  # noqa: ASYNC110
             await trio.sleep(0.1)

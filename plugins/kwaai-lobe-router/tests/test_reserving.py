@@ -87,7 +87,7 @@ async def test_room_is_kept_at_the_backup_and_given_back(
             await trio.sleep(1)
             seen.append((kept_at(fast), kept_at(spare)))
             assert gateway_2.router.swarm is not None
-            others = gateway_2.router.swarm.known.of(TOY.digest)
+            others = gateway_2.router.swarm.known.of(TOY)
             await others.first()
             rooms = {one.peer: one.room for one in others.candidates()}
             assert rooms[spare.peer] == TOY.context_length  # one of two streams

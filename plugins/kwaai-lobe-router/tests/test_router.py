@@ -185,7 +185,7 @@ async def test_a_peer_that_was_waited_for_in_vain_is_soon_known_when_it_comes_ba
         here.network.thaw(second.peer)
         second.executor.thaw()
         assert gateway.router.swarm is not None
-        known = gateway.router.swarm.known.of(TOY.digest).known
+        known = gateway.router.swarm.known.of(TOY).known
         with trio.fail_after(6):
             while second.peer not in known:  # noqa: ASYNC110
                 await trio.sleep(0.1)

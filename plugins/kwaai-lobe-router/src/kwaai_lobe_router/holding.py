@@ -111,7 +111,7 @@ class Keeper:
         return units
 
     async def _holders(self, card: ModelCard) -> list[int]:
-        others = self._known.of(card.digest)
+        others = self._known.of(card)
         await others.first()
         counts = [0] * card.blocks
         for candidate in others.candidates():

@@ -12,7 +12,7 @@ from math import inf
 
 import trio
 
-from kwaai_core import KwaaiError, NotVerified, PeerLost, ProtocolRefused, Transport
+from kwaai_core import KwaaiError, ModelCard, NotVerified, PeerLost, ProtocolRefused, Transport
 from kwaai_lobe_router.agreeing import (
     MAX_FRAME,
     STATUS,
@@ -60,9 +60,14 @@ class Neighbourhood:
     """
 
     def __init__(
-        self, nursery: trio.Nursery, transport: Transport, trips: RoundTrips, digest: str, me: str
+        self,
+        nursery: trio.Nursery,
+        transport: Transport,
+        trips: RoundTrips,
+        card: ModelCard,
+        me: str,
     ) -> None:
-        self.digest = digest
+        self.digest = digest = card.digest
         self.known: dict[str, Known] = {}
         self.news = trio.Event()
         self.contradictions: dict[str, str] = {}
@@ -70,6 +75,7 @@ class Neighbourhood:
         self.wanted = trio.current_time()
         self._transport = transport
         self._trips = trips
+        self._blocks = card.blocks
         self._me = me
         self._asked: dict[str, trio.Event] = {}
         self._found = trio.Event()
@@ -139,6 +145,7 @@ class Neighbourhood:
         asked = self._asked.keys()
         strangers = sorted(found - linked - asked - {self._me})[:_MOST_PEERS]
         signed = await self.records.of_all([*strangers, *(found & asked)] if strangers else [])
+        signed = {peer: slow for peer, slow in signed.items() if slow.blocks == self._blocks}
         most = _MOST_ASKED - len(asked - linked)
         chosen = worth_asking(signed, asked, most, self._me)
         return [*sorted(linked - asked - {self._me})[:_MOST_PEERS], *chosen]
@@ -207,6 +214,9 @@ class Neighbourhood:
             slow = read_slow(body)
             if slow.digest != self.digest:
                 raise NotVerified(f"{peer} tells of another model than it was asked for")
+            if slow.blocks != self._blocks:
+                there = f"{slow.blocks} blocks of a model that has {self._blocks}"
+                raise NotVerified(f"{peer} tells of {there}")
             return Told(slow, read_fast(await stream.receive(seconds=STEP_SECONDS), slow))
 
 
@@ -221,12 +231,13 @@ class Neighbourhoods:
         self._me = me
         self._all: dict[str, Neighbourhood] = {}
 
-    def of(self, digest: str) -> Neighbourhood:
+    def of(self, card: ModelCard) -> Neighbourhood:
         """What is known of a model's holders, from now on."""
-        if digest not in self._all:
-            self._all[digest] = Neighbourhood(*self._make, digest, self._me)
-            self._nursery.start_soon(self._run, self._all[digest])
-        return self._all[digest]
+        one = self._all.get(card.digest)
+        if one is None:
+            one = self._all[card.digest] = Neighbourhood(*self._make, card, self._me)
+            self._nursery.start_soon(self._run, one)
+        return one
 
     async def _run(self, one: Neighbourhood) -> None:
         try:

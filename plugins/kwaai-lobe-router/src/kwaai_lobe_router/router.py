@@ -169,7 +169,7 @@ class SpanRouter:
 
     async def view(self, swarm: Shared, card: ModelCard) -> View:
         """What is known of a model's holders, once they have been asked."""
-        others = swarm.known.of(card.digest)
+        others = swarm.known.of(card)
         await others.first()
         tier_of = await self._tiers(others.known)
         return View(card.id, card.blocks, others, partial(swarm.mine, card.digest), tier_of)
