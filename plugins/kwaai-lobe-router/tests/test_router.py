@@ -127,6 +127,31 @@ async def test_a_peer_whose_link_is_lost_is_left_though_only_its_neighbour_is_co
         routing.close()
 
 
+async def test_a_peer_that_is_lost_after_minutes_is_replaced(
+    tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, line) as here:
+        members = {one.peer: one for one in [await here.add("0-11") for _ in range(2)]}
+        for one in members.values():
+            one.executor.step_seconds = 2.0
+        gateway = await here.add()
+        route = await gateway.router.route(Intent(TOY.id))
+        used = members.pop(route.hops[0].peer)
+        (spare,) = members.values()
+        reserved: list[object] = []
+
+        def lose() -> None:
+            (held,) = spare.router.describe()["holds"]
+            reserved.append(held["reserved"])
+            here.kill(used)
+
+        began = trio.current_time()
+        found = await chat(gateway, at=35, then=lose)
+        assert trio.current_time() - began > 130  # nobody asked for the model meanwhile
+        assert (found.text, found.route, found.after) == (await whole(), [used.peer], [spare.peer])
+        assert reserved == [1]
+
+
 async def test_a_node_that_leaves_moves_its_sessions_first(
     tmp_path: Path, line: Line, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -32,7 +32,7 @@ FIND_SECONDS, ASK_SECONDS = 5.0, 2.0
 ANSWER_SECONDS = 1.5
 LEAST_SECONDS = 0.5
 IDLE_SECONDS = 60.0
-"""A model that nobody has asked for is not looked after any more."""
+"""A model that nobody has asked for is not looked after any more, once its answers have ended."""
 
 FIRST_SECONDS = 3.0
 _LONGEST = 30.0
@@ -57,6 +57,7 @@ class Neighbourhood:
     """The holders of one model. :meth:`run` keeps it up to date; ``me`` is this node's peer id.
 
     ``contradictions`` are of those who say otherwise than they have signed, and are not used.
+    ``users`` counts the answers under way, which may need it at any time.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Neighbourhood:
         self.contradictions: dict[str, str] = {}
         self.records = Records(nursery, transport, digest)
         self.wanted = trio.current_time()
+        self.users = 0
         self._transport = transport
         self._trips = trips
         self._blocks = card.blocks
@@ -124,9 +126,9 @@ class Neighbourhood:
         self.known.pop(peer, None)
 
     async def run(self) -> None:
-        """Until nobody has wanted to know for a while."""
+        """Until no answer goes by it, and nobody has wanted to know for a while."""
         async with trio.open_nursery() as nursery:
-            while trio.current_time() - self.wanted < IDLE_SECONDS:
+            while self.users or trio.current_time() - self.wanted < IDLE_SECONDS:
                 for peer in await self._find():
                     self._asked[peer] = trio.Event()
                     nursery.start_soon(self._keep_asking, peer)

@@ -83,6 +83,8 @@ class SessionRouting:
         self._held: list[str] = []
         self._spare: set[str] = set()
         self._linking = Linking(gateway, view.others, self._left)
+        if view.others is not None:
+            view.others.users += 1
 
     async def __call__(
         self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
@@ -236,3 +238,6 @@ class SessionRouting:
         """The answer has ended."""
         self._hold(set())
         self._stand_by(set())
+        if self._view.others is not None:
+            self._view.others.users -= 1
+            self._view.others.wanted = trio.current_time()
