@@ -78,6 +78,38 @@ async def test_who_finds_a_host_full_at_first_keeps_nothing_elsewhere(
         routing.close()
 
 
+async def test_an_answer_that_nobody_has_read_yet_goes_on_where_it_was(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, NEAR) as here:
+        await here.add("0-5")
+        used, spare = await here.add("6-11"), with_streams(await here.add("6-11"), 1)
+        used.executor.step_seconds, spare.executor.step_seconds = 0.04, 0.1
+        gateway, other = await here.add(), await here.add()
+        here.network.lay(FAR, other.peer, used.peer)
+        found: list[Chat] = []
+
+        async def fill_the_spare_one() -> None:
+            found.append(await chat(other))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill_the_spare_one)
+            with trio.fail_after(5):
+                while not spare.sessions:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            route = await gateway.router.route(Intent(TOY.id))
+            assert route.hops[1].peer == used.peer
+            async with route.executor.generate(request()) as deltas:
+                await trio.sleep(1)
+                assert used.sessions
+                here.kill(used)
+                await trio.sleep(2)
+                assert spare.sessions and not found
+                text = "".join([delta.text async for delta in deltas])
+        assert found[0].after[1] == spare.peer
+        assert text == await whole()
+
+
 async def test_another_host_takes_what_a_full_one_does_not(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

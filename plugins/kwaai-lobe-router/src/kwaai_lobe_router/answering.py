@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from math import inf
 
 import trio
 
@@ -19,6 +20,7 @@ from kwaai_core import (
     Prompt,
     Report,
     TokenIds,
+    UpstreamLost,
 )
 from kwaai_lobe_router.gateways import Gateway
 from kwaai_lobe_router.leaving import NoRoom
@@ -69,8 +71,8 @@ class ChainExecutor:
 class _Answer(trio.abc.ReceiveChannel[Delta]):
     """The deltas of an answer, with the names of peers in its report.
 
-    :meth:`run` keeps it open, and begins it anew where its hosts turn out to be full: until its
-    first delta nobody can tell.
+    :meth:`run` takes them as they come, however slowly they are read, and begins the answer anew
+    where its hosts turn out to be full: until its first delta nobody can tell.
     """
 
     def __init__(self, gateway: Gateway, routing: SessionRouting, request: GenerateRequest) -> None:
@@ -78,56 +80,65 @@ class _Answer(trio.abc.ReceiveChannel[Delta]):
         self._routing = routing
         self._request = request
         self._times: list[float] = []
-        self._deltas: trio.abc.ReceiveChannel[Delta] | None = None
         self._error: Exception | None = None
-        self._opened, self._full = trio.Event(), trio.Event()
+        self._put, self._get = trio.open_memory_channel[Delta](inf)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Keep it open. What keeps it from being opened at first is raised, later it is told."""
+        """Until it has ended. What keeps it from being opened at first is raised, later it is
+        told."""
         attempt = 0
-        while True:
-            try:
-                generate = self._gateway.head.generate(self._request, self._routing)
-                async with generate as self._deltas:
-                    if not attempt:
-                        task_status.started()
-                    self._opened.set()
-                    await self._full.wait()
-            except Exception as error:  # of an executor: told to whoever reads the answer
-                if not attempt:
-                    raise
-                self._error = error
-                self._opened.set()
-                return
-            self._full = trio.Event()
-            pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
-            await trio.sleep(pause * random.uniform(0.5, 1.0))
-            attempt += 1
+        with self._put:
+            while True:
+                opened = attempt > 0
+                try:
+                    async with self._gateway.head.generate(self._request, self._routing) as deltas:
+                        if not opened:
+                            task_status.started()
+                        opened = True
+                        await self._pass_on(deltas)
+                        return
+                except NoRoom as error:
+                    if not opened:
+                        raise
+                    if self._is_given_up(error):
+                        return
+                except Exception as error:  # of an executor: told to whoever reads the answer
+                    if not opened:
+                        raise
+                    self._error = error
+                    return
+                pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
+                await trio.sleep(pause * random.uniform(0.5, 1.0))
+                attempt += 1
+
+    async def _pass_on(self, deltas: trio.abc.ReceiveChannel[Delta]) -> None:
+        with suppress(trio.BrokenResourceError):  # nobody reads it any more
+            async for delta in deltas:
+                self._times.append(now := trio.current_time())
+                self._routing.progress.came(delta.tokens or bool(delta.text), now)
+                self._put.send_nowait(delta)
+
+    def _is_given_up(self, error: NoRoom) -> bool:
+        """Whether it is not begun anew: text that was given would be given again."""
+        if self._routing.progress.started:
+            self._error = UpstreamLost(f"a part of the route was lost, and {error.message}")
+        elif trio.current_time() - self._routing.began > FULL_PATIENCE_SECONDS:
+            self._error = error
+        else:
+            log.debug("%s: it begins anew", error.message)
+        return self._error is not None
 
     async def receive(self) -> Delta:
-        delta = await self._next()
-        now = trio.current_time()
-        self._routing.progress.came(delta.tokens or bool(delta.text), now)
-        self._times.append(now)
+        try:
+            delta = await self._get.receive()
+        except trio.EndOfChannel:
+            if self._error is not None:
+                raise self._error from None
+            raise
         if delta.report is None:
             return delta
         self._log()
         return replace(delta, report=self._told(delta.report))
-
-    async def _next(self) -> Delta:
-        while True:
-            await self._opened.wait()
-            if self._error is not None:
-                raise self._error
-            try:
-                if self._deltas is not None:
-                    return await self._deltas.receive()
-            except NoRoom as error:
-                if trio.current_time() - self._routing.began > FULL_PATIENCE_SECONDS:
-                    raise
-                log.debug("%s: it begins anew", error.message)
-            self._opened = trio.Event()
-            self._full.set()
 
     def _told(self, report: Report) -> Report:
         same = report.exact and self._routing.same_text
@@ -147,8 +158,7 @@ class _Answer(trio.abc.ReceiveChannel[Delta]):
             log.info("a token took %.2f ms (median), %.2f ms were predicted", took, predicted)
 
     async def aclose(self) -> None:
-        if self._deltas is not None:
-            await self._deltas.aclose()
+        await self._get.aclose()
 
 
 def prompt_tokens(prompt: Prompt) -> int:
