@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,3 +187,24 @@ async def test_who_holds_blocks_that_the_model_has_not_costs_only_itself(
                 shown = await gateway.router.show(TOY.id, planned=True)
         assert (found.route, found.text) == ([honest.peer], await whole())
         assert [peer["peer"] for peer in shown["peers"]] == [honest.peer]
+
+
+async def test_no_peer_has_more_links_though_it_asks_for_all_at_once_and_reads_slowly(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINE) as here:
+        host = await here.add("0-11", links=2)
+        async with here.network.node(FakeIdentity("greedy", now=here.network.now)) as node:
+            node.guard(AnyDoor())
+            await node.connect([here.network.address(host.peer)])
+            async with AsyncExitStack() as stack:
+                opening = [node.open(host.peer, PROTOCOL, max_frame=MAX_FRAME) for _ in range(6)]
+                streams = [await stack.enter_async_context(one) for one in opening]
+                for one in streams:
+                    await one.send(Wanted(TOY.digest, exact=True).encode())
+                await trio.sleep(0.1)
+                said = [await one.receive(seconds=1) for one in streams]
+            assert said.count(ACCEPTED) == 2
+            await trio.sleep(12)  # for those who were given up to be noticed
+            async with node.open(host.peer, PROTOCOL, max_frame=MAX_FRAME) as stream:
+                await agreed(stream, Wanted(TOY.digest, exact=True))

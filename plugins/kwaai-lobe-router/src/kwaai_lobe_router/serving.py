@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -117,16 +117,24 @@ class Serving:
             await stream.send(refusal(words, retry_after=1.0), seconds=STEP_SECONDS)
             await stream.end(seconds=STEP_SECONDS)
             return
-        await stream.send(ACCEPTED, seconds=STEP_SECONDS)
-        await _tell(stream, told)
-        self._links[stream.peer] += 1
-        try:
+        with self._counted(stream.peer, holding):
+            await stream.send(ACCEPTED, seconds=STEP_SECONDS)
+            await _tell(stream, told)
             async with carried(self._transport, stream) as channel:
                 await holding.host.serve(stream.peer, channel)
+
+    @contextmanager
+    def _counted(self, peer: str, holding: Holding) -> Iterator[None]:
+        """Count a link from when it is admitted, or many could be at once; with the last one ends
+        the room that is kept for its peer."""
+        self._links[peer] += 1
+        try:
+            yield
         finally:
-            self._links[stream.peer] -= 1
-            if not self._links[stream.peer]:
-                holding.reserve(stream.peer, 0)
+            self._links[peer] -= 1
+            if not self._links[peer]:
+                del self._links[peer]
+                holding.reserve(peer, 0)
 
     def _objection(self, peer: str, wanted: Wanted, told: Told | None) -> str:
         if self.draining:
