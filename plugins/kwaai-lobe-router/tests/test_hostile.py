@@ -16,8 +16,17 @@ from kwaai_core import Intent, KwaaiError, NoPeerAvailable, Span, Stream
 from kwaai_core.span.frames import PROTOCOL
 from kwaai_core.testing import FakeIdentity, Line
 from kwaai_core.testing.spans import TOY
-from kwaai_lobe_router.agreeing import ACCEPTED, MAX_FRAME, STATUS, Refused, Wanted, agreed
+from kwaai_lobe_router.agreeing import (
+    ACCEPTED,
+    MAX_FRAME,
+    STATUS,
+    STEP_SECONDS,
+    Refused,
+    Wanted,
+    agreed,
+)
 from kwaai_lobe_router.facts import Batch, provider_key, write_fast, write_slow
+from kwaai_lobe_router.serving import _tell
 
 LINE = Line(latency=0.001)
 GARBAGE = [b"{}", b"[]", b"\xff" * 100, b"[" * 4000, b'{"model": 5, "exact": true}', b"x" * 100_000]
@@ -208,3 +217,38 @@ async def test_no_peer_has_more_links_though_it_asks_for_all_at_once_and_reads_s
             await trio.sleep(12)  # for those who were given up to be noticed
             async with node.open(host.peer, PROTOCOL, max_frame=MAX_FRAME) as stream:
                 await agreed(stream, Wanted(TOY.digest, exact=True))
+
+
+async def test_hosts_that_are_never_linked_are_not_tried_for_ever(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINE) as here, AsyncExitStack() as stack:
+        dead, gateway = await here.add("0-11"), await here.add()
+        assert dead.router.swarm is not None
+        told = dead.router.swarm.serving.told(TOY.digest)
+        assert told is not None
+        here.kill(dead)
+
+        async def status(stream: Stream) -> None:
+            await stream.receive()
+            await _tell(stream, told)
+            await stream.end()
+
+        async def link(stream: Stream) -> None:
+            """Go on for as long as each step of an agreement may take."""
+            await trio.sleep(STEP_SECONDS - 0.5)
+            await stream.send(ACCEPTED)
+            await trio.sleep_forever()
+
+        for number in range(4):
+            identity = FakeIdentity(f"liar {number}", now=here.network.now)
+            node = await stack.enter_async_context(here.network.node(identity))
+            node.guard(AnyDoor())
+            await node.connect([here.network.address(gateway.peer)])
+            await stack.enter_async_context(node.serve(STATUS, status, max_frame=MAX_FRAME))
+            await stack.enter_async_context(node.serve(PROTOCOL, link, max_frame=MAX_FRAME))
+        began = trio.current_time()
+        with pytest.raises(NoPeerAvailable, match="no link to .* was opened"):
+            with trio.fail_after(100):
+                await chat(gateway)
+        assert trio.current_time() - began < 20

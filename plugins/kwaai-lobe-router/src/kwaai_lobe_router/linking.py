@@ -27,10 +27,11 @@ say until when; and to one whose link is still being opened."""
 
 class Linking:
     """Who cannot be linked to is noted in ``left``. ``opening`` are the peers of the last plan
-    whose links take long, and may be there yet."""
+    whose links take long, and may be there yet; ``unlinked`` are all of it that have none."""
 
     def __init__(self, gateway: Gateway, others: Neighbourhood | None, left: Left) -> None:
         self.opening: set[str] = set()
+        self.unlinked: set[str] = set()
         self._gateway = gateway
         self._others = others
         self._left = left
@@ -44,9 +45,14 @@ class Linking:
         async with trio.open_nursery() as nursery:
             for peer in peers:
                 nursery.start_soon(self._link, peer, numbers)
-        if len(numbers) < len(peers):
+        self.unlinked = peers - numbers.keys()
+        if self.unlinked:
             return None
         return [Place(numbers[hop.peer], hop.span) for hop in found.hops]
+
+    def failed(self) -> str:
+        """What kept the last plan from being used."""
+        return f"no link to {', '.join(sorted(self.unlinked))} was opened"
 
     async def _link(self, peer: str, numbers: dict[str, int]) -> None:
         with trio.move_on_after(self._seconds(peer)) as scope:

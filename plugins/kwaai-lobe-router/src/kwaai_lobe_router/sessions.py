@@ -154,15 +154,15 @@ class SessionRouting:
                 if places is not None:
                     self._take(found)
                     return places
-                continue
-            full = bool(self._left.full) or lacks_room(found)
-            if full and living and not self.progress.started:
+            full = bool(self._left.full) or (not isinstance(found, Plan) and lacks_room(found))
+            if full and living and not (self.progress.started or isinstance(found, Plan)):
                 raise self._left.no_room(self._view.model)
             most = FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS
             late = isinstance(found, Late) and not self._linking.opening
             if late or trio.current_time() - began > most:
                 raise self._given_up(found, first=first, full=full)
-            await self._wait()
+            if not isinstance(found, Plan):
+                await self._wait()
 
     def _planned(self, living: Sequence[Place], wish: Wish, *, first: bool) -> Plan | Refusal:
         swarm = self._view.swarm()
@@ -204,12 +204,13 @@ class SessionRouting:
         else:
             await trio.sleep(_LOOK_SECONDS)
 
-    def _given_up(self, refusal: Refusal, *, first: bool, full: bool) -> KwaaiError:
+    def _given_up(self, found: Plan | Refusal, *, first: bool, full: bool) -> KwaaiError:
+        refusal = self._linking.failed() if isinstance(found, Plan) else str(found)
         if first and self._left.full:
             room = self._left.no_room(self._view.model)
             return NoPeerAvailable(f"{room.message}; {refusal}", retry_after=room.retry_after)
         if first:
-            return NoPeerAvailable(str(refusal), retry_after=1.0 if full else None)
+            return NoPeerAvailable(refusal, retry_after=1.0 if full else None)
         return UpstreamLost(f"a part of the route was lost, and there is no other: {refusal}")
 
     # -- what serves until there is better
