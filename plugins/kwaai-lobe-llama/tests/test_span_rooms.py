@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from kwaai_core import GenerateRequest, ModelCard, ModelLoading, Span, UpstreamLost
+from kwaai_core import (
+    GenerateRequest,
+    ModelCard,
+    ModelFileError,
+    ModelLoading,
+    Span,
+    UpstreamLost,
+)
 from kwaai_core.gguf import read_gguf
 from kwaai_core.span.frames import FaultCode, Frame, Kind, Opening
 from kwaai_core.span.hop import Place, Trouble
@@ -158,6 +165,28 @@ async def test_units_that_a_new_process_was_given_too_late_are_freed(
             await trio.sleep(0.05)
         (worker,) = node._spans.workers()
         assert not [path for path in files_of(worker) if path.endswith("-0-1.gguf")]
+
+
+async def test_units_that_a_new_process_cannot_load_are_tried_again(
+    qwen2: Path, gates: Path
+) -> None:
+    async with opened_node(qwen2, gates) as (node, card), node.head(card, exact=False):
+        async with node.hold(card, [FIRST], exact=False) as host:
+            room = host.load()
+            (worker,) = node._spans.workers()
+            (slice_,) = (Path(path) for path in files_of(worker) if path.endswith("-0-1.gguf"))
+            away = slice_.rename(slice_.with_suffix(".away"))
+            os.kill(worker.pid, signal.SIGKILL)
+            (shop,) = node._spans._shops.values()
+            while not isinstance(shop.error, ModelFileError):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            away.rename(slice_)
+            while not node._spans.workers():  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            assert host.load().free == room.free
+            async with served(host, "peer") as peer:
+                await peer.send(OPEN._replace(payload=Opening(FIRST, 100).encode()))
+                assert (await peer.hear()).kind is Kind.OPENED
 
 
 async def test_what_is_held_already_is_not_held_again(qwen2: Path, gates: Path) -> None:

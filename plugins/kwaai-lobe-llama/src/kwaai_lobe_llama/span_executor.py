@@ -34,7 +34,9 @@ from kwaai_lobe_llama.span_process import SpanWorker
 
 log = logging.getLogger(__name__)
 
-RESTART_SECONDS = 2.0
+RESTART_SECONDS, LONGEST_SECONDS = 2.0, 60.0
+"""Until a new process is started, each time twice as long while it cannot load what it shall."""
+
 RELEASE_SECONDS = 5.0
 """For how long a process that stays is waited for to free its units, if it stands still."""
 
@@ -193,17 +195,21 @@ class SpanWorkers:
                 shop.files.close()
 
     async def _keep(self, name: str, shop: _Shop) -> None:
-        """Run the process, and run it again with what it had when it dies."""
+        """Run the process, and run it again with what it had when it dies, or cannot load that."""
+        pause = RESTART_SECONDS
         with shop.scope:
             while True:
-                await self._run(name, shop)
-                await trio.sleep(RESTART_SECONDS)
+                served = await self._run(name, shop)
+                pause = RESTART_SECONDS if served else min(2 * pause, LONGEST_SECONDS)
+                await trio.sleep(pause)
 
-    async def _run(self, name: str, shop: _Shop) -> None:
+    async def _run(self, name: str, shop: _Shop) -> bool:
+        """Whether it had everything."""
         worker = SpanWorker(name, shop.plan, spin=self._settings.spin)
+        served = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._load, shop, worker)
+                nursery.start_soon(self._load, shop, worker, nursery.cancel_scope)
                 await worker.run()
                 nursery.cancel_scope.cancel()
         finally:
@@ -211,11 +217,13 @@ class SpanWorkers:
                 f"the process that computes spans of {name} is being started again",
                 retry_after=RESTART_SECONDS,
             )
+            served = shop.worker is worker
             shop.change(None, worker.error or lost)
         log.error("%s: %s", name, worker.error)
+        return served
 
-    async def _load(self, shop: _Shop, worker: SpanWorker) -> None:
-        """Give a new process what the last one had."""
+    async def _load(self, shop: _Shop, worker: SpanWorker, scope: trio.CancelScope) -> None:
+        """Give a new process what the last one had; without all of it, it is of no use."""
         await worker.ready.wait()
         try:
             units = shop.units
@@ -226,9 +234,9 @@ class SpanWorkers:
             if units and not shop.units:  # nobody holds them any more, meanwhile
                 await worker.hold(HoldPlan(shop.plan.plan))
         except KwaaiError as error:
-            shop.change(None, error)
-            return
-        if worker.serving:
+            worker.error = worker.error or error
+            scope.cancel()
+        if worker.serving and not scope.cancel_called:
             shop.change(worker)
 
 
