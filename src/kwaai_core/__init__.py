@@ -18,14 +18,15 @@ from kwaai_core.roles import (
     Settlement, TrustPolicy,
 )  # fmt: skip
 from kwaai_core.types import (
-    Assessment, ChatRequest, Delta, GenerateRequest, Hop, HopTiming, Intent, Logprob, Message,
-    ModelCard, Prompt, Report, RoleName, Sampling, Span, Tier, TokenIds, TokenLogprob, Usage,
+    Assessment, ChatRequest, Delta, Embedding, GenerateRequest, Hop, HopTiming, Intent, Logprob,
+    Message, ModelCard, Prompt, Report, RoleName, Sampling, Span, Tier, TokenIds, TokenLogprob,
+    Usage,
 )  # fmt: skip
 
 __all__ = [
     "Acquaintance", "Assessment", "Broadcast", "Busy", "Catalog", "ChatRequest", "ConfigError",
     "ContextLengthExceeded", "DataChannel", "DeadlinePassed", "Delta", "Door", "Embedder",
-    "Executor", "FrameError", "GenerateRequest", "Group", "Hop", "HopTiming", "Host",
+    "Embedding", "Executor", "FrameError", "GenerateRequest", "Group", "Hop", "HopTiming", "Host",
     "HostNotAllowed", "Identity", "Intent", "Invitation", "KnowledgeStore", "KwaaiError", "Link",
     "LobeFailed", "Logprob", "Message", "ModelCard", "ModelFileError", "ModelLoading",
     "ModelNotFound", "NoNode", "NoPeerAvailable", "NoSettings", "NotVerified", "Offer", "Owner",

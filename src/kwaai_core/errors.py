@@ -99,13 +99,19 @@ class UnsupportedParameter(RequestError):
 
 
 class ContextLengthExceeded(RequestError):
-    """The prompt does not fit the model's context; both counts are in tokens."""
+    """The prompt does not fit the model's context; both counts are in tokens.
+
+    ``message`` is for what is no prompt, and has to have both.
+    """
 
     code = "context_length_exceeded"
 
-    def __init__(self, prompt_tokens: int, context_tokens: int, *, param: str) -> None:
+    def __init__(
+        self, prompt_tokens: int, context_tokens: int, *, param: str, message: str = ""
+    ) -> None:
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, and the context of this model holds "
+            message
+            or f"the prompt has {prompt_tokens} tokens, and the context of this model holds "
             f"{context_tokens}, of which the answer needs at least one: shorten the prompt",
             param=param,
         )

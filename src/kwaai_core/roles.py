@@ -1,8 +1,8 @@
 """The roles that lobes fill: a small Protocol each; and what core and lobes hand each other.
 
-:class:`Catalog`, :class:`Executor` and :class:`Router` are final, and so are identity and
-transport, which are in :mod:`kwaai_core.peering`. The other four have the shape that the first lobe
-of each will settle, together with its conformance checks.
+:class:`Catalog`, :class:`Embedder`, :class:`Executor` and :class:`Router` are final, and so are
+identity and transport, which are in :mod:`kwaai_core.peering`. The other three have the shape that
+the first lobe of each will settle, together with its conformance checks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ if TYPE_CHECKING:  # trio takes a tenth of a second to import; `kwaai --help` ha
     from kwaai_core.types import (
         Assessment,
         Delta,
+        Embedding,
         GenerateRequest,
         Hop,
         Intent,
         ModelCard,
         Span,
+        TokenIds,
     )
 
 T_co = TypeVar("T_co", covariant=True)
@@ -122,11 +124,28 @@ class Settlement(Protocol):
 
 
 class Embedder(Protocol):
-    """Text to vectors: ``(len(texts), dimensions)`` float32, rows in order."""
+    """Texts to vectors, which point the same way where the texts mean the same."""
 
     @property
-    def dimensions(self) -> int: ...
-    async def embed(self, texts: Sequence[str]) -> Sequence[Sequence[float]]: ...
+    def card(self) -> ModelCard:
+        """Its one model: a text may have ``context_length`` tokens, a vector has ``dimensions``."""
+        ...
+
+    async def embed(self, texts: Sequence[str | TokenIds]) -> Sequence[Embedding]:
+        """A vector for each text, in order, of nothing but that text: whatever else is embedded
+        beside it moves none of its numbers by more than 1e-6.
+
+        :class:`TokenIds` are taken as they are: all tokens of a text, those that the model's own
+        tokenizer puts around it too. Cancelling ends the work, of which at most a batch goes on.
+
+        Errors:
+          ContextLengthExceeded: a text has more tokens than the model takes. Nothing is cut off.
+          RequestError: tokens that are none of this model, or are not whole.
+          RequestTooLarge: the texts of this call are too much together.
+          Busy: too many calls wait already.
+          The ``param`` of the first two is ``input``, or ``input[i]`` where there are several.
+        """
+        ...
 
 
 class KnowledgeStore(Protocol):

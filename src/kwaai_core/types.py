@@ -1,6 +1,6 @@
 """The values that cross borders between core and lobes: frozen, slotted, no behaviour."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -41,12 +41,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a catalog or an executor says about one model.
+    """What a catalog, an executor or an embedder says about one model.
 
     ``id`` is for people and for the API's ``model`` field; ``digest`` is the model's identity,
     the hex SHA-256 of :mod:`kwaai_core.gguf.digest`, or empty where a model has no weights.
     ``size`` is in bytes, ``context_length`` in tokens (what the model was trained for),
-    ``created`` in seconds since 1970.
+    ``created`` in seconds since 1970. An embedder's model has ``dimensions``, how many numbers a
+    vector has, and its ``digest`` is the SHA-256 of its file; a model that makes text has 0.
     """
 
     id: str
@@ -57,6 +58,7 @@ class ModelCard:
     context_length: int = 0
     created: int = 0
     source: str = ""
+    dimensions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,17 @@ class TokenIds:
 Prompt = tuple[Message, ...] | str | TokenIds
 """A conversation, to be laid out by the model's own template; or raw text, or tokens, taken as they
 are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A text as a vector of length 1, ``(dimensions,) float32``, and how many tokens it has.
+
+    Numpy takes a ``vector`` that has the buffer protocol without a copy.
+    """
+
+    vector: Sequence[float]
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)

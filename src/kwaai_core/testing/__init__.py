@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from kwaai_core.testing.conformance import (
         Nonconformance,
         check_catalog,
+        check_embedder,
         check_executor,
         check_identity,
         check_router,
         check_spans,
         check_transport,
     )
+    from kwaai_core.testing.embedding import EMBEDDER, EmbedCall, FakeEmbedder
     from kwaai_core.testing.fakes import CARD, FakeCatalog, FakeHost, Played, ScriptedExecutor, Step
     from kwaai_core.testing.identities import (
         FakeIdentities,
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CARD",
+    "EMBEDDER",
     "TOY",
+    "EmbedCall",
     "FakeCatalog",
+    "FakeEmbedder",
     "FakeHost",
     "FakeIdentities",
     "FakeIdentity",
@@ -44,6 +49,7 @@ __all__ = [
     "Step",
     "befriend",
     "check_catalog",
+    "check_embedder",
     "check_executor",
     "check_identity",
     "check_router",
@@ -55,7 +61,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-_MODULES = ("fakes", "identities", "network", "conformance", "nodes", "spans")
+_MODULES = ("fakes", "embedding", "identities", "network", "conformance", "nodes", "spans")
 
 
 def __getattr__(name: str) -> Any:
