@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
+from kwaai_core.embedding import Embed
 from kwaai_core.errors import KwaaiError, LobeFailed, ModelLoading, ModelNotFound, NoPeerAvailable
 from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import load_object
@@ -64,7 +65,8 @@ def build_app(
     ``calls`` is what the calls being answered are kept in, so that whoever serves the app can end
     them.
     """
-    generate = partial(Generate, node, settings, calls or Calls())
+    calls = calls or Calls()
+    generate = partial(Generate, node, settings, calls)
     routes: list[BaseRoute] = [
         Route("/", _index),
         Route("/health", _health),
@@ -73,6 +75,7 @@ def build_app(
         Route("/v1/models/{id:path}", partial(_model, node)),
         Route("/v1/chat/completions", generate("chat"), methods=["POST"]),
         Route("/v1/completions", generate("text"), methods=["POST"]),
+        Route("/v1/embeddings", Embed(node, calls), methods=["POST"]),
         *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
     if local:
@@ -161,17 +164,24 @@ async def _model(node: Served, request: Request) -> Response:
 
 
 async def _cards(node: Served) -> Sequence[ModelCard]:
-    """What the executors that work can run, first what has weights; an id counts for the first."""
+    """What the executors that work can run, first what has weights, and last the embedder's.
+
+    An id counts for the first.
+    """
     cards: dict[str, ModelCard] = {}
-    for executor in node.executors:
+    for source in (*node.executors, None):
         try:
-            found = await executor.models()
+            found = await source.models() if source is not None else _embedding(node)
         except KwaaiError as error:
             logging.getLogger("kwaai.http").warning("a list of models is missing: %s", error)
             continue
         for card in found:
             cards.setdefault(card.id, card)
-    return sorted(cards.values(), key=lambda card: not card.digest)
+    return sorted(cards.values(), key=lambda card: (card.dimensions > 0, not card.digest))
+
+
+def _embedding(node: Served) -> Sequence[ModelCard]:
+    return () if node.embedder is None else [node.embedder.card]
 
 
 async def _failed(request: Request, error: Any) -> Response:

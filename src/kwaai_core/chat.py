@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from trio.abc import ReceiveChannel
 
-from kwaai_core.errors import NoPeerAvailable
+from kwaai_core.errors import LobeFailed, ModelNotFound, NoPeerAvailable, RequestError
 from kwaai_core.roles import Host, Route
 from kwaai_core.types import ChatRequest, Delta, GenerateRequest
 
@@ -29,7 +29,10 @@ async def chat(host: Host, request: ChatRequest) -> AsyncIterator[Answer]:
     """
     if host.router is None:
         raise NoPeerAvailable("no lobe fills the role router: install kwaai-core anew")
-    route = await host.router.route(request.intent)
+    try:
+        route = await host.router.route(request.intent)
+    except ModelNotFound as error:
+        raise _embeds(host, request.intent.model) or error from None
     generate = GenerateRequest(
         model=route.model,
         prompt=request.prompt,
@@ -41,3 +44,17 @@ async def chat(host: Host, request: ChatRequest) -> AsyncIterator[Answer]:
     )
     async with route.executor.generate(generate) as deltas:
         yield Answer(route, deltas)
+
+
+def _embeds(host: Host, model: str) -> RequestError | None:
+    """The error that says that a model is there, and answers nothing."""
+    with suppress(LobeFailed):
+        if host.embedder is not None and model in (
+            host.embedder.card.id,
+            host.embedder.card.digest,
+        ):
+            return RequestError(
+                f"the model “{model}” makes vectors, and no text: it is for /v1/embeddings",
+                param="model",
+            )
+    return None

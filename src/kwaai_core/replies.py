@@ -13,7 +13,9 @@ from kwaai_core.errors import KwaaiError, RequestError
 
 log = logging.getLogger("kwaai.http")
 
-PATHS = ("/v1/models", "/v1/chat/completions", "/v1/completions", "/health", "/ready")
+PATHS = (
+    "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/health", "/ready",
+)  # fmt: skip
 """What a newcomer wants to know of."""
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -91,7 +91,8 @@ def _prompt(words: tuple[str, ...], prompt: str | None) -> str | None:
 
 
 def _first_model(client: httpx.Client) -> str:
-    models = answered(client.get("/v1/models"))["data"]
+    listed = answered(client.get("/v1/models"))["data"]
+    models = [model for model in listed if not model["kwaai"]["dimensions"]]  # what makes text
     if not any(model["kwaai"]["digest"] for model in models):
         for lobe in answered(client.get("/lobes")):
             if "executor" in lobe["role"] and lobe["state"] in ("failed", "waiting"):

@@ -111,6 +111,7 @@ def model(card: ModelCard) -> dict[str, object]:
             "size": card.size,
             "blocks": card.blocks,
             "context_length": card.context_length,
+            "dimensions": card.dimensions,
         },
     }
 
