@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[2]
 CORE = ROOT / "src" / "kwaai_core"
 APART = ("openai", "gguf", "span", "testing", "scaffold")
 BUDGET = 3_100
-HEAVY = {"cryptography", "httpx", "jwcrypto", "llama_cpp", "numpy", "starlette", "trio"}
+HEAVY = {
+    "cryptography", "httpx", "jwcrypto", "llama_cpp", "numpy", "onnxruntime", "starlette",
+    "tokenizers", "trio",
+}  # fmt: skip
 LOBES = [path.parent for path in sorted(ROOT.glob("plugins/*/src/*/__init__.py"))]
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from real_kwaai import ROOT, Home
 
-LOBES = {"echo", "identity", "libp2p", "llama", "models", "router", "smollm2"}
+LOBES = {"echo", "identity", "libp2p", "llama", "minilm", "models", "router", "smollm2"}
 
 
 def test_version(home: Home) -> None:
