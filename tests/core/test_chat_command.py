@@ -236,6 +236,33 @@ def test_a_model_without_weights_does_not_stand_in_for_a_lobe_that_failed(
     assert kwaai("chat", "--lobes", "able", "-p", "hello")[:2] == (0, f"{SAYS}\n")
 
 
+EMBEDDER = """
+from contextlib import asynccontextmanager
+from kwaai_core import Offer, hookimpl
+
+@asynccontextmanager
+async def open_(host):
+    from kwaai_core.testing import FakeEmbedder
+    yield FakeEmbedder()
+
+@hookimpl
+def provide_embedder():
+    return Offer("vectors", open_)
+"""
+
+
+def test_a_model_that_makes_vectors_is_not_talked_to(kwaai: Kwaai, install: Install) -> None:
+    install("vectors", EMBEDDER)
+    install("fake", LOBE.format(body=BARE))
+    assert kwaai("chat", "--lobes", "vectors,fake", "-p", "hello")[:2] == (0, f"{SAYS}\n")
+    code, _, err = kwaai("chat", "--lobes", "vectors,fake", "fake/embedder", "hello")
+    assert code == 1
+    assert "/v1/embeddings" in err
+    code, _, err = kwaai("chat", "--lobes", "vectors", "-p", "hello")
+    assert code == 1
+    assert "pip install kwaai-lobe-llama" in err
+
+
 def test_a_lobe_that_cannot_be_imported_is_named_before_any_advice(
     kwaai: Kwaai, install: Install
 ) -> None:

@@ -92,6 +92,8 @@ def _text(value: object, at: str) -> str | TokenIds:
         return filled(value, at)
     if not value:
         raise RequestError(f"{at} must not be empty", param=at)
+    if {*map(type, value)} == {int} and min(value) >= 0 and max(value) <= _LARGEST:
+        return TokenIds(tuple(value))  # at once: one by one they take ten times as long
     read = integer(0, _LARGEST)
     return TokenIds(tuple(read(token, f"{at}[{i}]") for i, token in enumerate(value)))
 
