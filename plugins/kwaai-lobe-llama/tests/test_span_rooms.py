@@ -19,6 +19,7 @@ from kwaai_core import (
     ModelCard,
     ModelFileError,
     ModelLoading,
+    PeerLost,
     Span,
     UpstreamLost,
 )
@@ -126,6 +127,27 @@ async def test_units_take_the_place_of_those_before_and_end_their_sessions(
             assert bytes(result.payload) != bytes(step().payload)[-len(result.payload) :]
 
 
+async def test_a_socket_that_is_not_taken_is_not_taken_for_that_of_another_peer(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(qwen2, exact=False)
+    pairs = [socket.socketpair() for _ in range(2)]
+    async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
+        await worker.hold(HoldPlan(plan, (unit(qwen2, REST, tmp_path),)))
+        wrong = replace(clear(pairs[0][1], server=True), certificate=b"-", trusted="é".encode())
+        with pytest.raises(PeerLost, match="no PEM"):
+            async with worker.link("one", wrong, hosting=True):
+                pass
+        peer = Peer(pairs[1][0])
+        with pairs[0][0]:
+            async with (
+                peer._stream,
+                worker.link("other", clear(pairs[1][1], server=True), hosting=True),
+            ):
+                await peer.send(OPEN)
+                assert (await peer.hear()).kind is Kind.OPENED
+
+
 async def test_units_are_freed_although_their_process_stays_for_its_head(
     qwen2: Path, gates: Path
 ) -> None:
@@ -170,23 +192,26 @@ async def test_units_that_a_new_process_was_given_too_late_are_freed(
 async def test_units_that_a_new_process_cannot_load_are_tried_again(
     qwen2: Path, gates: Path
 ) -> None:
-    async with opened_node(qwen2, gates) as (node, card), node.head(card, exact=False):
-        async with node.hold(card, [FIRST], exact=False) as host:
-            room = host.load()
-            (worker,) = node._spans.workers()
-            (slice_,) = (Path(path) for path in files_of(worker) if path.endswith("-0-1.gguf"))
-            away = slice_.rename(slice_.with_suffix(".away"))
-            os.kill(worker.pid, signal.SIGKILL)
-            (shop,) = node._spans._shops.values()
-            while not isinstance(shop.error, ModelFileError):  # noqa: ASYNC110
-                await trio.sleep(0.05)
-            away.rename(slice_)
-            while not node._spans.workers():  # noqa: ASYNC110
-                await trio.sleep(0.05)
-            assert host.load().free == room.free
-            async with served(host, "peer") as peer:
-                await peer.send(OPEN._replace(payload=Opening(FIRST, 100).encode()))
-                assert (await peer.hear()).kind is Kind.OPENED
+    async with (
+        opened_node(qwen2, gates) as (node, card),
+        node.head(card, exact=False),
+        node.hold(card, [FIRST], exact=False) as host,
+    ):
+        room = host.load()
+        (worker,) = node._spans.workers()
+        (slice_,) = (Path(path) for path in files_of(worker) if path.endswith("-0-1.gguf"))
+        away = slice_.rename(slice_.with_suffix(".away"))
+        os.kill(worker.pid, signal.SIGKILL)
+        (shop,) = node._spans._shops.values()
+        while not isinstance(shop.error, ModelFileError):  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        away.rename(slice_)
+        while not node._spans.workers():  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        assert host.load().free == room.free
+        async with served(host, "peer") as peer:
+            await peer.send(OPEN._replace(payload=Opening(FIRST, 100).encode()))
+            assert (await peer.hear()).kind is Kind.OPENED
 
 
 async def test_what_is_held_already_is_not_held_again(qwen2: Path, gates: Path) -> None:

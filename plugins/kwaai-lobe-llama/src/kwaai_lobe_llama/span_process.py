@@ -129,20 +129,13 @@ class SpanWorker(Worker):
         with channel.socket:
             if self.ended.is_set():
                 raise self.error or self._lost("was stopped")
+            plan = _link_plan(peer, channel, hosting)  # each socket that is sent has a frame
             number = next(self._link_numbers)
             try:
                 socket.send_fds(self._hand, [b"l"], [channel.socket.fileno()])
             except OSError as error:  # it takes none, or too many are on their way
                 raise PeerLost(f"no link to {peer}: its socket is not taken ({error})") from None
             link = self._links[number] = _Link()
-        plan = LinkPlan(
-            peer,
-            hosting,
-            channel.server,
-            channel.certificate.decode("ascii"),
-            channel.key.decode("ascii"),
-            channel.trusted.decode("ascii"),
-        )
         self._out.send_nowait((Kind.LINK, number, plan.to_json()))
         try:
             await link.linked.wait()
@@ -212,6 +205,16 @@ class SpanWorker(Worker):
     def _give_up(self, number: int, request: Request, error: KwaaiError) -> None:
         request.answer.fail(error)
         self._out.send_nowait((Kind.CANCEL, number, b""))
+
+
+def _link_plan(peer: str, channel: DataChannel, hosting: bool) -> LinkPlan:
+    try:
+        certificates = [
+            pem.decode("ascii") for pem in (channel.certificate, channel.key, channel.trusted)
+        ]
+    except UnicodeDecodeError:
+        raise PeerLost(f"no link to {peer}: what its data channel trusts is no PEM") from None
+    return LinkPlan(peer, hosting, channel.server, *certificates)
 
 
 def _question(payload: bytes) -> tuple[int, list[Place], list[Trouble]]:
