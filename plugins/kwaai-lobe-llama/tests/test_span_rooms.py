@@ -401,3 +401,16 @@ def test_room_that_is_kept_for_others_is_no_room(shared: Shared) -> None:
     shared.now = 31.0
     assert shared.open("bob", 4) is Kind.OPENED
     assert (shared.sessions("ann"), shared.hosting.host.free) == ([2], 1)
+
+
+def test_who_is_not_admitted_ends_no_session_of_others(shared: Shared) -> None:
+    assert [shared.open("ann", n) for n in (1, 2, 3)] == [Kind.OPENED] * 3
+    shared.now = 31.0
+    for payload in (b"?", Opening(Span(0, BLOCKS), 1 << 20).encode(), Opening(REST, 1).encode()):
+        refused = shared.give("bob", OPEN._replace(session=4, payload=payload))
+        assert refused.rows == FaultCode.REQUEST
+    assert shared.sessions("ann") == [1, 2, 3]
+    assert shared.give("ann", step(session=1)).kind is Kind.RESULT
+    shared.hosting.reserve({"carl": 2})
+    assert shared.open("bob", 4) == FaultCode.CAPACITY  # two that end would not do
+    assert shared.sessions("ann") == [1, 2, 3]

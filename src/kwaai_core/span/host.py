@@ -136,20 +136,24 @@ class Host:
 
     # -- opening and closing
 
+    def objection(self, frame: Frame) -> str:
+        """Why an OPEN frame is refused however much room there is; nothing where it is not."""
+        try:
+            return self._admission.objection(Opening.decode(frame.payload))
+        except FrameError as error:
+            return error.message
+
     def _open(self, link: Hashable, session: Session | None, frame: Frame, now: float) -> None:
         if session is not None and frame.epoch <= session.epoch:
             fresh = frame.epoch == session.epoch and not session.planned
             if fresh and link == session.link:  # a copy
                 self._send(link, Frame(Kind.OPENED, frame.session, frame.epoch))
             return
-        try:
-            opening = Opening.decode(frame.payload)
-            wrong = self._admission.objection(opening)
-        except FrameError as error:
-            wrong = error.message
+        wrong = self.objection(frame)
         if wrong:
             self._refuse(link, frame, FaultCode.REQUEST, wrong)
             return
+        opening = Opening.decode(frame.payload)
         if session is not None:
             self._drop(session)  # its owner starts anew
         self._make_room(self._peers[link])

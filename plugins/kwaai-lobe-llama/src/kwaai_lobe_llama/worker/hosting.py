@@ -85,29 +85,37 @@ class Hosting:
     def receive(self, link: Hashable, frame: Frame, now: float) -> None:
         """Take a frame of an owner. Errors: :class:`FrameError`, see :meth:`Host.receive`."""
         peer = self._peers.get(link)
-        if frame.kind is Kind.OPEN and peer is not None and not self.host.draining:
-            self._share(peer, frame.session, now)
+        if frame.kind is Kind.OPEN and peer is not None:
+            self._share(peer, frame, now)
         self.host.receive(link, frame, now)
 
-    def _share(self, peer: str, number: int, now: float) -> None:
+    def _share(self, peer: str, frame: Frame, now: float) -> None:
         """Make room for a session of a peer where there is none: whoever has most, and more than
         that peer, loses sessions that stand idle. One peer may have all as long as nobody else
-        asks; this node itself may in any case."""
-        kept = sum(room for other, room in self._reserved.items() if other != peer)
-        if any(session.number == number for session in self.host.sessions):
+        asks; this node itself may in any case. Nobody loses any where that is of no use."""
+        sessions = self.host.sessions
+        if self.host.draining or any(session.number == frame.session for session in sessions):
             return  # it takes its own place
-        while self.host.free <= kept:
-            has = Counter(session.owner for session in self.host.sessions)
-            idle = [
-                session
-                for session in self.host.sessions
-                if session.owner and has[session.owner] > has[peer] and _stands_idle(session, now)
-            ]
-            if not idle:
+        if self.host.objection(frame):
+            return
+        kept = sum(room for other, room in self._reserved.items() if other != peer)
+        has = Counter(session.owner for session in sessions)
+        idle = {s for s in sessions if s.owner and _stands_idle(s, now)}
+        ending = list[Session]()
+        while self.host.free + len(ending) <= kept:
+            longest = min(
+                (session for session in idle if has[session.owner] > has[peer]),
+                key=lambda session: (-has[session.owner], session.used),
+                default=None,
+            )
+            if longest is None:
                 return
-            longest = min(idle, key=lambda session: (-has[session.owner], session.used))
-            end = Frame(Kind.CLOSE, longest.number, longest.epoch)
-            self.host.receive(longest.link, end, now)
+            idle.remove(longest)
+            has[longest.owner] -= 1
+            ending.append(longest)
+        for session in ending:
+            end = Frame(Kind.CLOSE, session.number, session.epoch)
+            self.host.receive(session.link, end, now)
 
     def step(self) -> bool:
         """One round: a lone row of each session that has one, then one longer piece. False where
