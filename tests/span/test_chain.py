@@ -664,8 +664,10 @@ def test_who_takes_longer_than_usual_is_slow() -> None:
     assert rig.chain.slow(rig.now + 0.3) == [rig.place("a")]
 
 
-def test_who_does_not_open_soon_is_slow_before_it_is_lost() -> None:
+@pytest.mark.parametrize("clock", [0.0, 1e6])
+def test_who_does_not_open_soon_is_slow_before_it_is_lost(clock: float) -> None:
     rig = ChainRig("acB")
+    rig.now = clock
     rig.route("abc")
     rig.chain.add(PROMPT, rig.now)
     rig.deliver()

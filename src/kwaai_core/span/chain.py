@@ -78,7 +78,7 @@ class Chain:
         self._headed = 0
         self._broken = True
         self._lost: dict[Hashable, str] = {}
-        self._ticked = 0.0
+        self._ticked: float | None = None
         self._paused = False
         self.hops: list[Hop] = []
         self.epoch = 0
@@ -318,8 +318,9 @@ class Chain:
     def tick(self, now: float) -> None:
         """Look at the time, several times a second: hosts that live, compute nothing and do not
         answer fall out."""
-        since, self._ticked = now - self._ticked, now
-        self._paused = since > PAUSE_SECONDS
+        since = 0.0 if self._ticked is None else now - self._ticked
+        self._paused = self._ticked is None or since > PAUSE_SECONDS
+        self._ticked = now
         for hop in self.hops:
             if hop.owes(min(since, PAUSE_SECONDS)) > ANSWER_SECONDS:
                 self._fall_out(hop, Blame.LOST, f"it has not answered for {ANSWER_SECONDS:.0f} s")
