@@ -184,6 +184,7 @@ def test_an_opening_is_read_as_it_was_sent(
         b'[0, 4, 1e999, "", ""]',
         b"[" * 60_000,
         b"1" * 60_000,
+        b'[0, 4, 9, "", "%s"]' % (b"x" * 2000),
     ],
 )
 def test_an_opening_that_makes_no_sense_is_refused(payload: bytes) -> None:

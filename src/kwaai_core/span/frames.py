@@ -43,6 +43,7 @@ TAG_SIZE = 8
 MAX_TEXT = 1 << 16
 """The longest payload, in bytes, of a frame that carries no hidden states."""
 
+_LONGEST_OPENING = 1024
 _CHECKED = HEADER.size - 4
 _CHECK = struct.Struct("<I")
 
@@ -119,8 +120,9 @@ class Opening(NamedTuple):
     @classmethod
     def decode(cls, payload: bytes) -> Opening:
         """Errors: :class:`FrameError`."""
-        try:
-            lo, hi, tokens, sender, target = json.loads(payload)
+        try:  # a long one would take the time of others' steps
+            words = payload if len(payload) <= _LONGEST_OPENING else b""
+            lo, hi, tokens, sender, target = json.loads(words)
         except (ValueError, TypeError, RecursionError):
             raise FrameError("an OPEN frame has no opening in it") from None
         numbers = all(type(n) is int and 0 <= n < 1 << 31 for n in (lo, hi, tokens))
