@@ -16,6 +16,7 @@ from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
 from kwaai_core.testing.spans.answers import tokens_of
 from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
+from kwaai_lobe_router.gateways import WARM_SECONDS
 from kwaai_lobe_router.router import open_router
 
 LINES = {"direct": Line(latency=0.001), "relayed": Line(latency=0.001, direct=False)}
@@ -231,6 +232,25 @@ async def test_a_peer_whose_link_was_just_lost_is_used_as_soon_as_it_may_be_link
         assert gateway.peer_of(place.link) == only.peer
         assert 0.3 <= trio.current_time() - began < 0.7
         routing.close()
+
+
+async def test_a_link_is_not_closed_as_unused_while_it_is_asked_for(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        only = await here.add("0-11")
+        asked = await here.add()
+        executor = (await asked.router.route(Intent(TOY.id))).executor
+        assert isinstance(executor, ChainExecutor)
+        gateway, routing = await executor._begin(request())
+        routing.close()
+        number = await gateway.link(only.peer)
+        await trio.sleep(WARM_SECONDS - 0.1)
+        assert await gateway.link(only.peer) == number
+        await trio.sleep(1)
+        assert not gateway.gone(number)
+        await trio.sleep(WARM_SECONDS)
+        assert gateway.gone(number)
 
 
 async def test_who_was_lost_is_used_again_at_once_where_it_lives_and_nobody_else_does(

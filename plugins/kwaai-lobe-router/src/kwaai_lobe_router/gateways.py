@@ -28,9 +28,11 @@ _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 @dataclass(eq=False, slots=True)
 class _Linking:
-    """A link, from the first attempt on; ``number`` is None until it is there."""
+    """A link, from the first attempt on; ``number`` is None until it is there, ``used`` is when it
+    was asked for the last time, or a session went over it."""
 
     number: int | None = None
+    used: float = field(default_factory=trio.current_time)
     error: KwaaiError | None = None
     settled: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -84,6 +86,7 @@ class Gateway:
         if linking is None:
             linking = self._begin(peer)
         await linking.settled.wait()
+        linking.used = trio.current_time()  # who asks goes over it only when all links are there
         if linking.number is None:
             raise linking.error or PeerUnreachable(f"the link to {peer} was closed")
         return linking.number
@@ -129,7 +132,7 @@ class Gateway:
                 self._names[number] = peer
                 self._delays.pop(peer, None)
                 linking.settled.set()
-                await self._while_of_use(peer, number)
+                await self._while_of_use(peer, number, linking)
 
     def _check(self, peer: str, told: Told) -> None:
         """Errors: :class:`KwaaiError` for a host that does not fit this head."""
@@ -137,12 +140,12 @@ class Gateway:
         if (slow.width, slow.blocks) != (mine.width, mine.blocks) or slow.chunk < mine.chunk:
             raise KwaaiError(f"{peer} computes in other shapes than the head of this node")
 
-    async def _while_of_use(self, peer: str, number: int) -> None:
-        used = trio.current_time()
+    async def _while_of_use(self, peer: str, number: int, linking: _Linking) -> None:
         while not self.head.lost(number):
             now = trio.current_time()
-            used = now if self.users[peer] > 0 else used
-            if now - used > WARM_SECONDS:
+            if self.users[peer] > 0:
+                linking.used = now
+            if now - linking.used > WARM_SECONDS:
                 return
             await trio.sleep(LOOK_SECONDS)
         raise PeerUnreachable(f"the link to {peer} was lost")
