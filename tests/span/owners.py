@@ -143,11 +143,12 @@ class Talk:
     def _begin(self) -> None:
         room = len(self.prompt) + self.length
         self.chain = Chain(
-            Settings(WIDTH, room, CHUNK, replay_rows=self._replay),
+            Settings(WIDTH, room, CHUNK),
             embed,
             self.owner.send,
             self.owner.budget,
             pace=lambda place: self.owner.paces.setdefault(place, Pace()),
+            replay_rows=lambda _: self._replay,
         )
         self._reported: set[Place] = set()
         self._noted: list[Trouble] = []

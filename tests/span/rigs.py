@@ -99,8 +99,15 @@ class ChainRig:
         self.text: list[int] = []
         for name in hosts:
             self.add_host(name)
-        settings = Settings(WIDTH, 200, CHUNK, replay_rows=replay_rows)
-        self.chain = Chain(settings, embed, self._send, self.budget)
+        settings = Settings(WIDTH, 200, CHUNK)
+        self.replay_rows: dict[Hashable, int] = {}
+        self.chain = Chain(
+            settings,
+            embed,
+            self._send,
+            self.budget,
+            replay_rows=lambda place: self.replay_rows.get(place.link, replay_rows),
+        )
 
     UNITS: ClassVar[dict[str, list[Span]]] = {
         "a": [Span(0, 4)],

@@ -270,6 +270,20 @@ def test_lone_rows_are_replayed_together_where_that_changes_no_bit() -> None:
     assert rows[:6] == [CHUNK, CHUNK, 5, 4, 3, 1]
 
 
+def test_each_host_is_replayed_in_calls_that_it_has_found_to_be_exact() -> None:
+    rig = ChainRig("abcAB", replay_rows=7)
+    rig.replay_rows = {"A": 2, "B": 3}
+    rig.route("abc")
+    rig.chain.add(PROMPT, 0.0)
+    rig.run(8)
+    rig.kill("a", "b")
+    rig.route("ABc")
+    finished(rig)
+    for link, most in rig.replay_rows.items():
+        rows = [rows for rows, _ in replay_rows(rig, str(link))]
+        assert rows[:3] == [CHUNK, CHUNK, 5] and max(rows[3:]) == most
+
+
 def test_a_hop_without_a_journal_has_the_one_before_compute_again() -> None:
     rig = answering("abcB", budget=0)
     rig.run(5)

@@ -38,7 +38,9 @@ class Late:
         ends = [trio.SocketStream(trio.socket.from_stdlib_socket(s)) for s in (far, ours.socket)]
         nodes._nursery.start_soon(self._carry, *ends)
         nodes._nursery.start_soon(host.serve, "owner", theirs)
-        link = nodes.head.link("host", replace(ours, socket=near))
+        link = nodes.head.link(
+            "host", replace(ours, socket=near), replay_rows=host.facts.replay_rows
+        )
         return await nodes._stack.enter_async_context(link)
 
     async def _carry(self, owner: trio.SocketStream, host: trio.SocketStream) -> None:

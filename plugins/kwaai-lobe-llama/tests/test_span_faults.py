@@ -81,6 +81,7 @@ def test_who_leaves_while_the_last_chunk_is_computed_ends_that_answer_only(
             lambda _, frame: sent.append(frame),
             Told(),
             lambda *_: None,
+            lambda _: 1,
         )
         session = Session(1, [5, 6, 7], 10, Sampler(GREEDY), TextAssembler())
         heading.open(session)

@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from kwaai_core import (
     UpstreamLost,
 )
 from kwaai_core.gguf import read_gguf
-from kwaai_core.span.frames import FaultCode, Frame, Kind, Opening
+from kwaai_core.span.frames import FaultCode, Frame, FrameReader, Kind, Opening
 from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.roles import LOCAL, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2, write_random_model
@@ -33,10 +33,11 @@ from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.planning import Planned, make_span_plan
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.slicing import slice_span
-from kwaai_lobe_llama.span_plan import HoldPlan, SpanPlan, UnitFile
+from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan, UnitFile
 from kwaai_lobe_llama.span_process import SpanWorker
 from kwaai_lobe_llama.worker.hosting import Hosting
 from kwaai_lobe_llama.worker.loaded import EngineError
+from kwaai_lobe_llama.worker.span_server import SpanServer
 from kwaai_lobe_llama.worker.units import Piece, Unit
 
 from .chains import DIGEST, answer, chain, plan_for, tokens_of
@@ -414,3 +415,24 @@ def test_who_is_not_admitted_ends_no_session_of_others(shared: Shared) -> None:
     shared.hosting.reserve({"carl": 2})
     assert shared.open("bob", 4) == FaultCode.CAPACITY  # two that end would not do
     assert shared.sessions("ann") == [1, 2, 3]
+
+
+def test_replays_go_in_calls_that_their_host_has_found_to_be_exact(qwen2: Path) -> None:
+    exact = plan_for(qwen2)
+    with ExitStack() as stack:
+        near, _, node, hand = (
+            stack.enter_context(end) for _ in range(2) for end in socket.socketpair()
+        )
+        server = SpanServer(node, hand)
+        wires = server._wires
+        for end in (wires._bell, wires._ringer, wires._selector):
+            stack.enter_context(end)
+        server._plan = SpanPlan(exact, WIDTH, exact.streams, 1 << 20)
+        server._hosting = Hosting(exact, lambda *_: None, per_peer=1)
+        server._hosting.hold(exact, [], 5)
+        plan = LinkPlan.from_json(LinkPlan("host", False, False, replay_rows=3).to_json())
+        wires.connect(7, plan, near, FrameReader(WIDTH, exact.chunk))
+        while 7 not in wires.links:
+            list(wires.ready(0.1))
+        rows = [server._replay_rows(Place(link, REST)) for link in (LOCAL, 7, 8)]
+        assert rows == [5, 3, 1]

@@ -114,7 +114,7 @@ class Swarm:
     async def link(self, host: SpanHost) -> int:
         ours, theirs = _pair(first_is_client=True)
         self._nursery.start_soon(host.serve, "owner", theirs)
-        link = self.head.link("host", ours)
+        link = self.head.link("host", ours, replay_rows=host.facts.replay_rows)
         return await self._stack.enter_async_context(link)
 
     async def ask(

@@ -234,6 +234,20 @@ async def test_a_peer_whose_link_was_just_lost_is_used_as_soon_as_it_may_be_link
         routing.close()
 
 
+async def test_a_head_is_told_what_each_host_has_found_to_be_exact(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        hosts = [await here.add(blocks) for blocks in ("0-5", "6-11")]
+        for rows, host in enumerate(hosts, 3):
+            (held,) = host.executor.hosts
+            held.facts = replace(held.facts, replay_rows=rows)
+        gateway = await here.add()
+        await chat(gateway)
+        (head,) = gateway.executor.heads
+        assert {head.replay_rows[link] for link in head.lines} == {3, 4}
+
+
 async def test_a_link_is_not_closed_as_unused_while_it_is_asked_for(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -43,18 +43,17 @@ _REPLAYS = 2
 class Settings:
     """Of a session. ``width``: of a hidden state. ``room``: tokens it may grow to. ``chunk``: rows
     of a prefill step. ``window``: steps under way at one host, so that the next waits there while
-    one is computed. ``replay_rows``: how many lone rows may be replayed in one call without
-    changing a bit."""
+    one is computed."""
 
     width: int
     room: int
     chunk: int
     window: int = 4
-    replay_rows: int = 1
 
 
 class Chain:
     """One session. ``embed`` gives the hidden states that go into block 0 for some tokens.
+    ``replay_rows`` says how many lone rows may be replayed at a place in one call.
 
     Whoever made it calls :meth:`close`, which frees what the hosts hold.
     """
@@ -67,6 +66,7 @@ class Chain:
         budget: Budget,
         *,
         pace: Callable[[Place], Pace] = lambda _: Pace(),
+        replay_rows: Callable[[Place], int] = lambda _: 1,
         tags: PrefixTags | None = None,
     ) -> None:
         self._settings = settings
@@ -74,6 +74,7 @@ class Chain:
         self._send = send
         self._budget = budget
         self._pace = pace
+        self._replay_rows = replay_rows
         self._journals: dict[int, Journal] = {}
         self._headed = 0
         self._broken = True
@@ -132,7 +133,8 @@ class Chain:
     def _hop(self, place: Place) -> Hop:
         journal = self._journals.setdefault(place.span.lo, Journal(self._budget))
         furthest = max((max(hop.sent, hop.furthest) for hop in self.hops), default=0)
-        return Hop(place, journal, self._pace(place), furthest)
+        most = min(self._replay_rows(place), self._settings.chunk)
+        return Hop(place, journal, self._pace(place), furthest, replay_rows=most)
 
     def _fence(self) -> None:
         """Ask every host to stand at this epoch; the fresh ones have no session yet."""
@@ -204,7 +206,7 @@ class Chain:
         silent = not self._wanted(index, first)
         end = first + 1
         while (
-            rows == end - first < self._settings.replay_rows
+            rows == end - first < self.hops[index].replay_rows
             and self._available(index, end)
             and self._steps[end].rows == 1
             and self._wanted(index, end) != silent

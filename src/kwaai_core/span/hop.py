@@ -80,6 +80,7 @@ class Hop:
     sent before: what is replayed is no progress, or a host could ask for replays for ever.
     ``owed`` is for how many seconds it has owed an answer, and its host was not seen to compute;
     ``calls`` are those that its host says it has finished, -1 where it does not tell.
+    ``replay_rows`` lone rows may be replayed there in one call without changing a bit.
     """
 
     place: Place
@@ -96,6 +97,7 @@ class Hop:
     refused: int = 0
     owed: float = 0.0
     calls: int = -1
+    replay_rows: int = 1
     timing: Timing = field(default_factory=Timing)
 
     def rewind(self, steps: int) -> None:

@@ -117,8 +117,11 @@ class SpanHead(Protocol):
     @property
     def facts(self) -> SpanFacts: ...
 
-    def link(self, peer: str, channel: DataChannel) -> AbstractAsyncContextManager[int]:
-        """A link to a host of this model over a connected socket; its number is for places.
+    def link(
+        self, peer: str, channel: DataChannel, *, replay_rows: int = 1
+    ) -> AbstractAsyncContextManager[int]:
+        """A link to a host of this model over a connected socket; its number is for places. The
+        host computes up to ``replay_rows`` lone rows in one call as it does one, by its own facts.
 
         The socket is closed when the context is left, or the link is lost; sessions over it then
         ask their routing. Errors: :class:`PeerLost` where the handshake fails.

@@ -314,9 +314,12 @@ class LlamaSpanHead:
         return self._shop.facts()
 
     @asynccontextmanager
-    async def link(self, peer: str, channel: DataChannel) -> AsyncIterator[int]:
+    async def link(
+        self, peer: str, channel: DataChannel, *, replay_rows: int = 1
+    ) -> AsyncIterator[int]:
         worker = await _worker_for(channel, self._shop)
-        async with worker.link(peer, channel, hosting=False) as number:
+        rows = replay_rows if self._shop.plan.plan.exact else 1
+        async with worker.link(peer, channel, hosting=False, replay_rows=rows) as number:
             yield number
 
     def lost(self, link: int) -> bool:

@@ -58,7 +58,8 @@ class SpanPlan:
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
     """How to speak over a socket: to whom, as host or as owner of the sessions, and the
-    certificates, none where another process of this node carries the bytes."""
+    certificates, none where another process of this node carries the bytes. A host replays up to
+    ``replay_rows`` lone rows in one call."""
 
     peer: str
     hosting: bool
@@ -66,6 +67,7 @@ class LinkPlan:
     certificate: str = ""
     key: str = ""
     trusted: str = ""
+    replay_rows: int = 1
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

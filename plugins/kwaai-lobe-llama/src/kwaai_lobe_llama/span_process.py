@@ -121,15 +121,20 @@ class SpanWorker(Worker):
     # -- links
 
     @asynccontextmanager
-    async def link(self, peer: str, channel: DataChannel, *, hosting: bool) -> AsyncIterator[int]:
-        """Hand a connected socket over to the process; the number of the link.
+    async def link(
+        self, peer: str, channel: DataChannel, *, hosting: bool, replay_rows: int = 1
+    ) -> AsyncIterator[int]:
+        """Hand a connected socket over to the process; the number of the link. Where the peer is
+        the host, it replays up to ``replay_rows`` lone rows in one call.
 
         Errors: :class:`PeerLost` where the handshake fails; :class:`WorkerLost`.
         """
         with channel.socket:
             if self.ended.is_set():
                 raise self.error or self._lost("was stopped")
-            plan = _link_plan(peer, channel, hosting)  # each socket that is sent has a frame
+            plan = _link_plan(
+                peer, channel, hosting, replay_rows
+            )  # each socket that is sent has a frame
             number = next(self._link_numbers)
             try:
                 socket.send_fds(self._hand, [b"l"], [channel.socket.fileno()])
@@ -207,14 +212,19 @@ class SpanWorker(Worker):
         self._out.send_nowait((Kind.CANCEL, number, b""))
 
 
-def _link_plan(peer: str, channel: DataChannel, hosting: bool) -> LinkPlan:
+def _link_plan(peer: str, channel: DataChannel, hosting: bool, replay_rows: int) -> LinkPlan:
     try:
-        certificates = [
-            pem.decode("ascii") for pem in (channel.certificate, channel.key, channel.trusted)
-        ]
+        return LinkPlan(
+            peer,
+            hosting,
+            channel.server,
+            channel.certificate.decode("ascii"),
+            channel.key.decode("ascii"),
+            channel.trusted.decode("ascii"),
+            replay_rows,
+        )
     except UnicodeDecodeError:
         raise PeerLost(f"no link to {peer}: what its data channel trusts is no PEM") from None
-    return LinkPlan(peer, hosting, channel.server, *certificates)
 
 
 def _question(payload: bytes) -> tuple[int, list[Place], list[Trouble]]:

@@ -123,10 +123,12 @@ class Gateway:
         seconds = STEP_SECONDS
         opening = self._transport.open(peer, PROTOCOL, max_frame=MAX_FRAME, seconds=seconds)
         async with opening as stream:
-            self._check(peer, await agreed(stream, self._wanted))
+            told = await agreed(stream, self._wanted)
+            self._check(peer, told)
+            rows = told.slow.rows if told.slow.exact else 1
             async with (
                 carried(self._transport, stream) as channel,
-                self.head.link(peer, channel) as number,
+                self.head.link(peer, channel, replay_rows=rows) as number,
             ):
                 linking.number = number
                 self._names[number] = peer

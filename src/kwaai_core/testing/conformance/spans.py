@@ -84,7 +84,9 @@ class _Rig:
         near, far = _channels()
         linked = _Linked(-1, host)
         self.nursery.start_soon(self._serve, linked, far)
-        linked.number = await self.stack.enter_async_context(self.head.link("host", near))
+        linked.number = await self.stack.enter_async_context(
+            self.head.link("host", near, replay_rows=host.facts.replay_rows)
+        )
         return linked
 
     async def _serve(self, linked: _Linked, channel: DataChannel) -> None:

@@ -36,6 +36,7 @@ class FakeSpanHead:
     def __init__(self, executor: FakeSpanExecutor, facts: SpanFacts, nursery: trio.Nursery) -> None:
         self.facts = facts
         self.lines: dict[Hashable, FrameLine] = {}
+        self.replay_rows: dict[Hashable, int] = {LOCAL: facts.replay_rows}
         self.answers: list[Answer] = []
         self._executor = executor
         self._nursery = nursery
@@ -54,10 +55,13 @@ class FakeSpanHead:
             scope.cancel()
 
     @asynccontextmanager
-    async def link(self, peer: str, channel: DataChannel) -> AsyncIterator[int]:
+    async def link(
+        self, peer: str, channel: DataChannel, *, replay_rows: int = 1
+    ) -> AsyncIterator[int]:
         """See :meth:`kwaai_core.span.roles.SpanHead.link`."""
         line = await line_over(channel, peer)
         number = next(self._numbers)
+        self.replay_rows[number] = replay_rows
         async with background() as nursery:
             nursery.start_soon(self.carry, number, line)
             self.lines[number] = line
@@ -135,8 +139,15 @@ class FakeSpanHead:
         most = min(request.max_tokens or cells, cells - len(prompt))
         room = len(prompt) + most
         facts = self.facts
-        settings = Settings(facts.width, room, facts.chunk, replay_rows=facts.replay_rows)
-        chain = Chain(settings, embed, self._send, self._budget, pace=self._pace)
+        settings = Settings(facts.width, room, facts.chunk)
+        chain = Chain(
+            settings,
+            embed,
+            self._send,
+            self._budget,
+            pace=self._pace,
+            replay_rows=lambda place: self.replay_rows.get(place.link, 1),
+        )
         answer = Answer(chain, prompt, room, Teller(request, len(prompt), most), routing)
         self.answers.append(answer)
         try:

@@ -64,6 +64,7 @@ class Heading:
         send: SendFrame,
         sink: Sink,
         ask: Ask,
+        replay_rows: Callable[[Place], int],
     ) -> None:
         self._head = head
         self._embed = embed
@@ -71,6 +72,7 @@ class Heading:
         self._budget = budget
         self._send = send
         self._ask_for_route = ask
+        self._replay_rows = replay_rows
         self._teller = Teller(head, sink)
         self._paces: dict[Place, Pace] = {}
         self._answers: dict[int, Answer] = {}
@@ -96,6 +98,7 @@ class Heading:
             self._send,
             self._budget,
             pace=self._pace,
+            replay_rows=self._replay_rows,
         )
         answer = self._answers[session.number] = Answer(session, chain, room)
         self._ask(answer, [])

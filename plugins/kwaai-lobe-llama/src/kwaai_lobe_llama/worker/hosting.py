@@ -26,7 +26,7 @@ class Hosting:
     """Sessions over the units of one model. One thread calls all of it.
 
     ``calls`` and ``since`` are for heartbeats: how many calls are finished, and since when one is
-    under way, or 0.
+    under way, or 0. A call has at most ``max_rows`` lone rows.
     """
 
     def __init__(self, plan: Plan, send: SendFrame, *, per_peer: int) -> None:
@@ -42,7 +42,7 @@ class Hosting:
 
         Whoever called it before calls :meth:`let_go` first.
         """
-        self._plan, self.units, self._max_rows = plan, Units(units), max_rows
+        self._plan, self.units, self.max_rows = plan, Units(units), max_rows
         # one cell of each stream is left for the dummy rows of other sessions' calls
         limits = Limits(plan.streams, plan.cells - 1, plan.chunk, self._per_peer)
         self.host = Host([unit.span for unit in units], self.units, limits, self._send)
@@ -100,7 +100,7 @@ class Hosting:
             return
         kept = sum(room for other, room in self._reserved.items() if other != peer)
         has = Counter(session.owner for session in sessions)
-        idle = {s for s in sessions if s.owner and _stands_idle(s, now)}
+        idle = [s for s in sessions if s.owner and _stands_idle(s, now)]
         ending = list[Session]()
         while self.host.free + len(ending) <= kept:
             longest = min(
@@ -125,7 +125,7 @@ class Hosting:
             return False
         lone = [work for work in ready if work[1].rows == 1]
         for _, same in groupby(sorted(lone, key=_span), key=_span):
-            for group in groups(same, _stream, self._max_rows):
+            for group in groups(same, _stream, self.max_rows):
                 self._run(group, self._lone_rows)
         longer = [work for work in ready if work[1].rows > 1]
         if longer:

@@ -27,8 +27,9 @@ class LinkLost(Exception):
 
 
 class Link:
-    """One socket, which it closes with :meth:`close`. ``hosting``: the peer owns the sessions.
-    ``watched``: whoever selects waits for it to become writable.
+    """One socket, which it closes with :meth:`close`. ``hosting``: the peer owns the sessions;
+    else it replays up to ``replay_rows`` lone rows in one call. ``watched``: whoever selects waits
+    for it to become writable.
 
     :meth:`send` may be called from any thread, the rest from one; a TLS connection must not be
     read and written at once, so all of it is under one lock, and nothing under it waits.
@@ -49,6 +50,7 @@ class Link:
         self.hosting = hosting
         self.silence = Silence(now)
         self.watched = False
+        self.replay_rows = 1
         self._socket = connection
         self._reader = reader
         self._lock = threading.Lock()

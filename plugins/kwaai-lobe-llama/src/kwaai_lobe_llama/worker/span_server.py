@@ -106,11 +106,16 @@ class SpanServer(Server):
     def _behead(self, path: str) -> int:
         self._head, rows = load_head(self._plan.plan, path, self._report)
         settings = Settings(self._plan.width, 0, self._plan.plan.chunk)
-        if self._plan.plan.exact:
-            settings = replace(settings, replay_rows=rows)
         embedding = Embedding(self._plan.plan.path)
         self._heading = Heading(
-            self._head, embedding.rows, settings, self._budget, self._send, self, self._ask
+            self._head,
+            embedding.rows,
+            settings,
+            self._budget,
+            self._send,
+            self,
+            self._ask,
+            self._replay_rows,
         )
         self._take_answers(self._head)
         return rows
@@ -225,6 +230,14 @@ class SpanServer(Server):
             self._outbox.send(Kind.LOAD, 0, load)
 
     # -- links
+
+    def _replay_rows(self, place: Place) -> int:
+        """How many lone rows may be replayed at a place in one call: as its host says, since each
+        has found out that for itself."""
+        if place.link == LOCAL:
+            return self._hosting.max_rows if self._plan.plan.exact else 1
+        link = self._wires.links.get(place.link) if isinstance(place.link, int) else None
+        return link.replay_rows if link is not None else 1
 
     def _linked(self, link: Link) -> None:
         if link.hosting:

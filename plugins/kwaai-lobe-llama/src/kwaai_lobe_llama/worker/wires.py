@@ -125,6 +125,7 @@ class Wires:
         self._wanted.discard(number)
         now = time.monotonic()
         link = Link(number, plan.peer, connection, reader, hosting=plan.hosting, now=now)
+        link.replay_rows = plan.replay_rows
         self.links[number] = link
         self._selector.register(link, selectors.EVENT_READ, link)
         self._made(link)
