@@ -229,6 +229,24 @@ async def test_a_link_that_is_let_go_of_during_its_handshake_is_not_served(
         assert said == b""
 
 
+async def test_a_link_that_is_lost_as_soon_as_it_is_made_was_one(qwen2: Path) -> None:
+    worker = SpanWorker("m", SpanPlan(plan_for(qwen2), WIDTH, 1, 1 << 20), spin=1)
+    worker._hand, hand = socket.socketpair()
+    ours, theirs = socket.socketpair()
+
+    async def both_at_once() -> None:
+        await wait_all_tasks_blocked()
+        worker._take(frames.Kind.LINKED, 1, b"")
+        worker._take(frames.Kind.LOST, 1, b"it closed the connection")
+
+    with worker._hand, hand, ours:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(both_at_once)
+            async with worker.link("peer", clear(theirs, server=True), hosting=True) as number:
+                assert worker.link_lost(number)
+                assert await worker.link_gone(number) == "it closed the connection"
+
+
 async def test_a_question_of_an_answer_whose_caller_has_left_is_asked_of_nobody(
     qwen2: Path,
 ) -> None:

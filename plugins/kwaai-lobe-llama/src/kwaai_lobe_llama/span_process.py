@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Link:
-    linked: trio.Event = field(default_factory=trio.Event)
+    """``settled`` once it is ``made`` or nothing comes of it, ``gone`` when it is of no use."""
+
+    made: bool = False
+    settled: trio.Event = field(default_factory=trio.Event)
     gone: trio.Event = field(default_factory=trio.Event)
     reason: str = "the link is closed"
 
@@ -72,7 +75,7 @@ class SpanWorker(Worker):
             self._other_hand.close()
             for link in self._links.values():
                 link.gone.set()
-                link.linked.set()
+                link.settled.set()
             for loading in self._loadings.values():
                 loading.error = self.error or self._lost("was stopped")
                 loading.done.set()
@@ -143,8 +146,8 @@ class SpanWorker(Worker):
             link = self._links[number] = _Link()
         self._out.send_nowait((Kind.LINK, number, plan.to_json()))
         try:
-            await link.linked.wait()
-            if link.gone.is_set():
+            await link.settled.wait()
+            if not link.made:  # one that was, and is lost already, is a link all the same
                 raise PeerLost(f"no link to {peer}: {link.reason}")
             yield number
         finally:
@@ -167,12 +170,13 @@ class SpanWorker(Worker):
 
     def _take(self, kind: Kind, number: int, payload: bytes) -> None:
         if kind is Kind.LINKED and number in self._links:
-            self._links[number].linked.set()
+            self._links[number].made = True
+            self._links[number].settled.set()
         elif kind is Kind.LOST and number in self._links:
             link = self._links[number]
             link.reason = payload.decode("utf-8", "replace")
             link.gone.set()
-            link.linked.set()
+            link.settled.set()
         elif kind is Kind.ASK and number in self._requests:
             request = self._requests[number]
             request.scope = trio.CancelScope()  # there is at most one question at a time
