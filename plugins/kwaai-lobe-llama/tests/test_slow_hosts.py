@@ -19,7 +19,7 @@ async def test_a_router_is_asked_again_about_a_slow_host_for_which_it_had_no_oth
     async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
 
         def slow_down() -> None:
-            late.seconds = 0.6  # with the wait for a heartbeat less than the second of silence
+            late.seconds = 0.45  # with the wait for a heartbeat much less than a second of silence
 
         late = Late(slow_down)
         first = await late.link(nodes, nodes.hosts[1])

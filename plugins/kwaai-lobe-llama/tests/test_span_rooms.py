@@ -62,7 +62,7 @@ def files_of(worker: SpanWorker) -> set[str]:
 @asynccontextmanager
 async def opened_worker(plan: SpanPlan) -> AsyncIterator[SpanWorker]:
     worker = SpanWorker("test", plan, spin=1000)
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(worker.run)
             await worker.ready.wait()
@@ -74,7 +74,7 @@ async def opened_worker(plan: SpanPlan) -> AsyncIterator[SpanWorker]:
 async def opened_node(
     model: Path, state: Path, settings: LlamaSettings = SETTINGS
 ) -> AsyncIterator[tuple[LlamaExecutor, ModelCard]]:
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with executor(state, {"m": model}, settings) as node:
             (card,) = await node.models()
             yield node, card

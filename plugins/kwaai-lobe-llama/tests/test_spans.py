@@ -175,7 +175,7 @@ def gates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def swarm(
     path: Path, state: Path, *held: Sequence[Span], exact: bool = True
 ) -> AsyncIterator[Swarm]:
-    with trio.fail_after(60):
+    with trio.fail_after(180):
         async with trio.open_nursery() as nursery:
             async with AsyncExitStack() as stack:
                 made = Swarm(path, state, nursery, stack, exact=exact)
@@ -361,10 +361,11 @@ async def test_a_route_over_a_link_that_is_gone_is_trouble_at_once(
     async with swarm(qwen2, gates, [FIRST], [REST]) as nodes:
         gone = Place(nodes.links[1] + 99, REST)
         routes = Routes([[Place(LOCAL, FIRST), gone], [Place(LOCAL, FIRST), Place(1, REST)]])
-        with trio.fail_after(3):
-            answer = await nodes.ask(routes)
+        answer = await nodes.ask(routes)
         assert answer.text == await nodes.whole()
-        assert [t.place for t in routes.asked[1]] == [gone]
+        assert [(t.place, t.reason) for t in routes.asked[1]] == [
+            (gone, "there is no such link any more")  # and not that it does not answer
+        ]
 
 
 async def test_who_leaves_in_mid_answer_frees_what_the_hosts_hold(qwen2: Path, gates: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,16 +68,33 @@ def is_free() -> bool:
     return True
 
 
+def until_free() -> None:
+    deadline = time.monotonic() + 30
+    while not is_free():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def when_asked(turns: Turns, act: Callable[[], None]) -> None:
+    """Do something as soon as a turn is waited for."""
+
+    def wait() -> None:
+        while not turns._asking:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_two_compute_one_after_the_other() -> None:
     mine = Turns(lock_of({0, 1}, 2))
     with mine:
         assert not mine.waited and not is_free()
     assert is_free()
     with holder() as other:
-        threading.Timer(0.2, go_on, [other]).start()
-        began = time.monotonic()
+        when_asked(mine, lambda: go_on(other))
         with mine:
-            assert mine.waited and time.monotonic() - began >= 0.2
+            assert mine.waited
             assert other.stdout is not None and other.stdout.readline() == "left\n"
             assert not is_free()
         assert is_free()
@@ -86,12 +103,16 @@ def test_two_compute_one_after_the_other() -> None:
 def test_one_who_ends_with_the_turn_in_hand_gives_it_up() -> None:
     mine = Turns(lock_of({0, 1}, 2))
     with holder() as other:
-        threading.Timer(0.1, other.kill).start()
+        when_asked(mine, other.kill)
         with mine:
-            assert not is_free()
+            assert mine.waited and not is_free()
 
 
-def test_one_who_is_stopped_is_passed_over_and_not_waited_for_again() -> None:
+def test_one_who_is_stopped_is_passed_over_and_not_waited_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 1.0)
     mine = Turns(lock_of({0, 1}, 2))
     with holder() as other:
         other.send_signal(signal.SIGSTOP)
@@ -99,7 +120,7 @@ def test_one_who_is_stopped_is_passed_over_and_not_waited_for_again() -> None:
         with mine:
             assert mine.waited
         first = time.monotonic() - began
-        assert first < turns.PATIENCE_SECONDS / 5
+        assert first < turns.PATIENCE_SECONDS / 2
         began = time.monotonic()
         for _ in range(5):
             with mine:
@@ -111,7 +132,7 @@ def test_one_who_is_stopped_is_passed_over_and_not_waited_for_again() -> None:
         for _ in range(3):  # what was asked for in vain comes now, and is not kept
             with mine:
                 pass
-        assert is_free()
+        until_free()
 
 
 def test_what_comes_when_nobody_computes_any_more_is_let_go_of() -> None:
@@ -122,9 +143,7 @@ def test_what_comes_when_nobody_computes_any_more_is_let_go_of() -> None:
             pass
         other.kill()
         other.wait()
-        deadline = time.monotonic() + 5
-        while not is_free():
-            assert time.monotonic() < deadline
+        until_free()
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
