@@ -177,6 +177,11 @@ class _Http11(H11Protocol):
         """hypercorn would change to HTTP/2 here."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        if size > self.config.h11_max_incomplete_size:  # which h11 asks of what comes in parts
+            await self._send_error_response(431)
+            await self.send(Closed())
+            return
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
         await super()._create_stream(
             h11.Request(
