@@ -22,7 +22,7 @@ from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import load_object
 from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
 from kwaai_core.roles import Host
-from kwaai_core.security import Door, allowed_hosts
+from kwaai_core.security import Door, Guard
 from kwaai_core.sse import Calls, Generate
 from kwaai_core.types import LobeStatus, ModelCard
 
@@ -57,13 +57,16 @@ class Served(Host, Protocol):
 
 
 def build_app(
-    node: Served, settings: ServerSettings, *, local: bool = False, calls: Calls | None = None
+    node: Served,
+    settings: ServerSettings,
+    guard: Guard | None,
+    *,
+    calls: Calls | None = None,
 ) -> Starlette:
-    """The app of a node; ``local`` is the one on the Unix socket.
+    """The app of a node. Without a ``guard`` it is that on the Unix socket.
 
-    That one leaves out the check of Host and Origin, and answers ``/lobes`` and ``/peers``.
-    ``calls`` is what the calls being answered are kept in, so that whoever serves the app can end
-    them.
+    That one lets everybody in, and answers ``/lobes`` and ``/peers``. ``calls`` is what the calls
+    being answered are kept in, so that whoever serves the app can end them.
     """
     calls = calls or Calls()
     generate = partial(Generate, node, settings, calls)
@@ -78,16 +81,15 @@ def build_app(
         Route("/v1/embeddings", Embed(node, calls), methods=["POST"]),
         *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
-    if local:
+    if guard is None:
         routes += [
             Route("/lobes", partial(_lobes, node)),
             Route("/peers", partial(_peers, node)),
             Route("/peers/{command}", partial(_peers, node), methods=["POST"]),
         ]
-    hosts = None if local else allowed_hosts(settings.host)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Door, settings=settings, hosts=hosts)],
+        middleware=[Middleware(Door, settings=settings, guard=guard)],
         exception_handlers={HTTPException: _failed, KwaaiError: _failed},
     )
     # A redirect to the path without its last slash would go to the URL that the client made up.
@@ -98,7 +100,7 @@ def build_app(
 async def _index(request: Request) -> Response:
     host, port = request.scope.get("server") or ("localhost", 0)  # no port on the Unix socket
     name = f"[{host}]" if ":" in host else host
-    base = f"http://{name}:{port}/v1" if port else "/v1"
+    base = f"{request.scope['scheme']}://{name}:{port}/v1" if port else "/v1"
     return Json({"message": "This node answers OpenAI's API.", "base_url": base, "paths": PATHS})
 
 

@@ -24,10 +24,16 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """The table ``[server]``: where the API listens, a loopback address, and its limits."""
+    """The table ``[server]``: where the API listens, and its limits.
+
+    ``hosts`` are names by which clients may call the node, besides the addresses that they reach.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
+    hosts: tuple[str, ...] = ()
+    certfile: str = ""
+    keyfile: str = ""
     connections: int = 256
     max_body: int = 1 << 20
     max_messages: int = 2048
@@ -36,11 +42,13 @@ class ServerSettings:
     grace_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if not _is_loopback(self.host):
-            raise ValueError(
-                f"host = “{self.host}” is not a loopback address: anyone who reaches it could use "
-                "this node, since it has no API keys yet. Use 127.0.0.1 or ::1"
-            )
+        if not (self.loopback or _is_address(self.host)):
+            raise ValueError(f"host = “{self.host}”: must be an address, or localhost")
+        for name in self.hosts:
+            if not (_HOST_NAME.fullmatch(name) or _is_address(name)):
+                raise ValueError(f"hosts: “{name}” must be a name or an address, without a port")
+        if bool(self.certfile) != bool(self.keyfile):
+            raise ValueError("certfile and keyfile: one does nothing without the other")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port = {self.port}: must be 0 to 65535")
         for key in ("connections", "max_body", "max_messages", "body_timeout", "ping_seconds"):
@@ -49,10 +57,17 @@ class ServerSettings:
         if not self.grace_seconds >= 0:
             raise ValueError(f"grace_seconds = {self.grace_seconds}: must not be less than 0")
 
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches the port."""
+        return self.host == "localhost" or (
+            _is_address(self.host) and ip_address(self.host).is_loopback
+        )
 
-def _is_loopback(host: str) -> bool:
+
+def _is_address(host: str) -> bool:
     with suppress(ValueError):
-        return host == "localhost" or ip_address(host).is_loopback
+        return bool(ip_address(host))
     return False
 
 
@@ -97,6 +112,7 @@ CORE_TABLES: Mapping[str, type[Any]] = {
 RESERVED = frozenset({*CORE_TABLES, "lobes", "roles"})
 """What stands at the top of ``kwaai.toml`` and belongs to no lobe."""
 
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE | re.ASCII)
 PEER_ID = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
 """What the peer id of an Ed25519 key looks like."""
 

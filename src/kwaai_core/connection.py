@@ -3,11 +3,14 @@
 hypercorn parses HTTP and speaks ASGI. What carries its bytes is here, because hypercorn's own
 lets one client do harm to all others: an HTTP/2 frame that it does not expect ends the server, and
 a client that stops reading can never be made to leave (both seen in hypercorn 0.18).
+
+Where there is TLS, its handshake is the beginning of the first read. So a client has the same
+seconds for it and the head of its first request as it has without TLS for the head.
 """
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import h11
@@ -28,18 +31,30 @@ _STALL = 60.0  # seconds in which a client has to take what is sent to it
 _MAX_READ = 2**16
 _FULL = "all connections are busy: try again, or raise [server] connections in kwaai.toml"
 _CLOSE = (b"connection", b"close")
+_FAREWELL = 1.0  # seconds, to say in TLS that nothing more comes
 
 
 class Connection:
-    """One client: bytes between its socket and hypercorn's HTTP/1.1."""
+    """One client: bytes between its socket, or TLS on it, and hypercorn's HTTP/1.1."""
+
+    _protocol: "_Http11"
 
     def __init__(
-        self, app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        stream: trio.SocketStream,
+        tls: trio.SSLStream[trio.SocketStream] | None = None,
     ) -> None:
         self._app = app
         self._config = config
         self._context = context
-        self._stream = stream
+        self._raw = stream.socket
+        self._tls = tls
+        self._stream = tls or stream
+        self._heard = False
+        self._ahead = b""  # what was read while an answer was under way
         self._whole = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._sending = trio.Lock()
@@ -59,21 +74,25 @@ class Connection:
         return not waits
 
     async def refuse(self) -> None:
-        """Say that there are too many connections, and end this one."""
-        with suppress(trio.BrokenResourceError):
-            await self._stream.send_all(_refusal())
+        """Say that there are too many connections, and end this one.
+
+        In TLS it ends without a word, since that would take a handshake, and a place for it.
+        """
+        if self._tls is None:
+            with suppress(trio.BrokenResourceError):
+                await self._stream.send_all(_refusal())
         await trio.aclose_forcefully(self._stream)
 
     async def run(self) -> None:
         """Serve requests until the client leaves, is idle for too long, or breaks the protocol."""
-        raw = self._stream.socket
+        raw, secure = self._raw, self._tls is not None
         with suppress(OSError), self._whole:
             async with TaskGroup() as self._tasks:
                 common = (self._app, self._config, self._context, self._tasks, ConnectionState({}))
                 ends = (raw.getpeername(), raw.getsockname())
                 peer, here = (parse_socket_addr(raw.family, end) for end in ends)
-                self._protocol = _Http11(*common, False, peer, here, self._send)
-                self._protocol.can_read = _Turn(raw, self._reading.cancel)
+                self._protocol = _Http11(*common, secure, peer, here, self._send)
+                self._protocol.can_read = _Turn(self._left, self._reading.cancel)
                 await self._idle.restart(self._tasks, self._expire)
                 await self._read()
 
@@ -81,11 +100,20 @@ class Connection:
         data = b"?"
         with self._reading, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data:
-                data = bytes(await self._stream.receive_some(_MAX_READ))
+                data = self._ahead or bytes(await self._stream.receive_some(_MAX_READ))
+                self._heard, self._ahead = True, b""
                 await self._protocol.handle(RawData(data))
         await self._idle.stop()
         self._stalled.cancel()  # a send that waits for a client that has left
         await self._protocol.handle(Closed())
+
+    async def _left(self) -> bool:
+        """Wait until the client leaves, or sends more: then nobody can see what is behind that."""
+        if self._tls is None:
+            return not await self._raw.recv(1, socket.MSG_PEEK)
+        # What comes by the socket is not to be understood, not even that the client leaves.
+        self._ahead = self._ahead or bytes(await self._tls.receive_some(_MAX_READ))
+        return not self._ahead
 
     async def _send(self, event: Event) -> None:
         if isinstance(event, RawData):
@@ -105,9 +133,9 @@ class Connection:
 
         A client that keeps up has room in its socket's buffer, so one system call is all.
         """
-        if not self._sending.locked():
+        if self._tls is None and not self._sending.locked():
             try:
-                data = data[os.write(self._stream.socket.fileno(), data) :]
+                data = data[os.write(self._raw.fileno(), data) :]
             except BlockingIOError:
                 pass
             except OSError:  # it has left
@@ -128,7 +156,8 @@ class Connection:
 
     async def _close(self) -> None:
         self._reading.cancel()
-        await trio.aclose_forcefully(self._stream)
+        with trio.move_on_after(_FAREWELL * self._heard, shield=True):
+            await self._stream.aclose()
         await self._protocol.handle(Closed())
 
     async def _expire(self) -> None:
@@ -152,9 +181,9 @@ class _Turn(EventWrapper):
     some clients' every request does, and not where the next request is here already.
     """
 
-    def __init__(self, raw: trio.socket.SocketType, leave: Callable[[], None]) -> None:
+    def __init__(self, left: Callable[[], Awaitable[bool]], leave: Callable[[], None]) -> None:
         super().__init__()
-        self._raw = raw
+        self._left = left
         self._leave = leave
 
     async def wait(self) -> None:
@@ -164,9 +193,9 @@ class _Turn(EventWrapper):
             nursery.cancel_scope.cancel()
 
     async def _watch(self) -> None:
-        with suppress(OSError):
-            if await self._raw.recv(1, socket.MSG_PEEK):
-                return  # the next request; nobody can see what is behind it
+        with suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            if not await self._left():
+                return
         self._leave()
 
 

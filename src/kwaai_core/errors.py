@@ -4,12 +4,14 @@
 
     KwaaiError                       500  internal_error
     ├── ConfigError                       the user's configuration; never reaches a client
-    │   └── RoleConflict                  two lobes offer one single role
+    │   ├── RoleConflict                  two lobes offer one single role
+    │   └── KeyDamaged                    the file of an API key is not what it has to be
     ├── NodeRunning                       another node holds the state folder
     ├── NoNode                            a command needs a running node and there is none
     ├── RequestError                 400
     │   ├── UnsupportedParameter     400  unsupported_parameter
     │   ├── ContextLengthExceeded    400  context_length_exceeded
+    │   ├── InvalidKey               401  invalid_api_key
     │   ├── HostNotAllowed           403  host_not_allowed
     │   ├── ModelNotFound            404  model_not_found
     │   ├── RequestTooSlow           408
@@ -77,6 +79,10 @@ class RoleConflict(ConfigError):
         )
 
 
+class KeyDamaged(ConfigError):
+    """The file of an API key cannot be read, or is not what it has to be: nobody comes in by it."""
+
+
 class NodeRunning(KwaaiError):
     """Another node holds the lock of this state folder."""
 
@@ -117,6 +123,13 @@ class ContextLengthExceeded(RequestError):
         )
         self.prompt_tokens = prompt_tokens
         self.context_tokens = context_tokens
+
+
+class InvalidKey(RequestError):
+    """The request has no API key, or one that this node does not know."""
+
+    status = 401
+    code = "invalid_api_key"
 
 
 class HostNotAllowed(RequestError):

@@ -33,7 +33,7 @@ class Json(Response):
 def error_reply(error: KwaaiError, status: int | None = None) -> Json:
     """The answer to a call that failed before the first byte."""
     status = status or error.status
-    headers = {}
+    headers = {"www-authenticate": 'Bearer realm="kwaai"'} if status == 401 else {}
     if error.retry_after is not None or status in (429, 503):
         headers["retry-after"] = str(max(1, ceil(error.retry_after or 1)))
     return Json(openai.failure(error, status), status, headers)

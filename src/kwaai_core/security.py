@@ -1,5 +1,8 @@
 """The door of the node: who may come in, and how much they may bring.
 
+Once there is an API key, whoever comes by the port needs one, whatever is asked for: what is behind
+a path is decided later, and a path that is forgotten is closed. Only ``/health`` is open.
+
 A page in a browser can send requests to 127.0.0.1, and by rebinding a name of its own to that
 address it can read the answers (CVE-2024-28224). So both ``Host`` and ``Origin`` have to name this
 machine, and everything is decided on the ASGI scope: a URL put together from the headers is in the
@@ -8,13 +11,22 @@ hands of whoever sent them (CVE-2026-48710).
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import trio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kwaai_core.config import ServerSettings
-from kwaai_core.errors import HostNotAllowed, RequestError, RequestTooLarge, RequestTooSlow
+from kwaai_core.errors import (
+    HostNotAllowed,
+    InvalidKey,
+    RequestError,
+    RequestTooLarge,
+    RequestTooSlow,
+)
+from kwaai_core.keys import Keys
+from kwaai_core.quotas import Quotas
 from kwaai_core.replies import error_reply, public
 
 REQUEST_ID = "kwaai.request_id"
@@ -36,24 +48,48 @@ def request_id_header(request_id: str) -> tuple[bytes, bytes]:
     return (b"x-request-id", request_id.encode())
 
 
-def allowed_hosts(bound: str) -> frozenset[str]:
-    """The names that ``Host`` and ``Origin`` may give a node bound to this loopback address."""
-    return _LOOPBACK | {f"[{bound}]" if ":" in bound else bound}
+def allowed_hosts(*names: str) -> frozenset[str]:
+    """What ``Host`` and ``Origin`` may say to a node that has these names and addresses."""
+    return _LOOPBACK | {f"[{name}]" if ":" in name else name.lower() for name in names}
+
+
+class Guard:
+    """Who may come in by the port: whom the headers Host and Origin, and a key, let in."""
+
+    def __init__(self, settings: ServerSettings, keys: Keys) -> None:
+        self._names = settings.hosts
+        self._keys = keys
+        self._quotas = Quotas()
+
+    @contextmanager
+    def admitted(self, scope: Scope) -> Iterator[None]:
+        """One request, until the block is left.
+
+        The address that the client has reached is one of the node's names: a name that somebody
+        else has pointed to it is no address. Errors: :class:`HostNotAllowed`, :class:`InvalidKey`,
+        :class:`Busy`.
+        """
+        reached = (scope.get("server") or ("localhost",))[0].removeprefix("::ffff:")
+        hosts = allowed_hosts(reached, *self._names)
+        check_host(scope["headers"], hosts, scope["http_version"])
+        if scope["path"] == "/health" or not self._keys.needed():
+            yield
+            return
+        with self._quotas.request(self._keys.find(_bearer(scope["headers"]))):
+            yield
 
 
 class Door:
     """ASGI middleware, the outermost: checks, limits, a request id, and JSON for every failure.
 
-    ``hosts`` None leaves out the check of Host and Origin, as on the node's own Unix socket. The
-    app behind gets the body in one piece.
+    Without a ``guard`` everybody may come in, as on the node's own Unix socket. The app behind gets
+    the body in one piece.
     """
 
-    def __init__(
-        self, app: ASGIApp, settings: ServerSettings, hosts: frozenset[str] | None
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, guard: Guard | None) -> None:
         self._app = app
         self._settings = settings
-        self._hosts = hosts
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope[REQUEST_ID] = new_request_id()
@@ -61,14 +97,12 @@ class Door:
 
     async def _admit(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
         try:
-            if self._hosts is not None:
-                check_host(scope["headers"], self._hosts, scope["http_version"])
-            body = await _read_body(scope["headers"], receive, self._settings)
+            with self._guard.admitted(scope) if self._guard else nullcontext():
+                body = await _read_body(scope["headers"], receive, self._settings)
+                if body is not None:
+                    await self._pass(scope, _replayed(body, receive), send)
         except RequestError as error:
             await _turn_away(scope, receive, send, error)
-            return
-        if body is not None:
-            await self._pass(scope, _replayed(body, receive), send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: "_Marked") -> None:
         try:
@@ -77,6 +111,18 @@ class Door:
             shown = public(error, scope[REQUEST_ID])
             if not send.started:
                 await error_reply(shown)(scope, receive, send)
+
+
+def _bearer(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The key in the header Authorization. Errors: :class:`InvalidKey` where there is none."""
+    given = [value for name, value in headers if name == b"authorization"]
+    scheme, _, key = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
+    if scheme.lower() != "bearer":
+        raise InvalidKey(
+            "this node needs an API key, in the header “Authorization: Bearer …”: whoever runs it "
+            "makes one by kwaai keys create"
+        )
+    return key.strip()
 
 
 def check_host(

@@ -1,4 +1,4 @@
-"""Serving the node's apps: on a loopback port, and on the Unix socket in its state folder."""
+"""Serving the node's apps: on a port, and on the Unix socket in its state folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from hypercorn.trio.worker_context import WorkerContext
 from kwaai_core.app import Served, build_app
 from kwaai_core.connection import Connection
 from kwaai_core.errors import ConfigError
+from kwaai_core.keys import Keys, check_public
 from kwaai_core.local import SOCKET, listener_on
+from kwaai_core.security import Guard
 from kwaai_core.sse import Calls
+from kwaai_core.tls import tls_context
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
     from starlette.types import ASGIApp
@@ -34,6 +38,10 @@ log = logging.getLogger("kwaai.http")
 _BACKLOG = 1024  # a connection that finds the queue full tries again only after a second
 _LAST_WORDS = 1.0  # seconds, for the error events of streams that had to be ended
 _MAX_HEAD = 2**14  # bytes of a request's line and headers
+_CLEAR = (
+    "other machines reach this node without TLS, and whoever is in between can read keys and "
+    "answers: set [server] certfile and keyfile, or put something with TLS in front"
+)
 
 
 async def serve(
@@ -47,26 +55,39 @@ async def serve(
 ) -> None:
     """Serve a node on its port and on ``<state>/node.sock`` (0600), until ``stop`` is set.
 
+    The keys in ``state`` are those of the port.
+
     Then nobody new comes in, answers may finish for ``grace_seconds``, and streams that are still
     open end with an error. ``task_status`` gets the base URLs once it listens: none where ``port``
     is false, and only the socket is served.
 
     Errors:
-      ConfigError: the port or the socket's path cannot be had.
+      ConfigError: the port or the socket's path cannot be had, the files for TLS are not usable, or
+        other machines would reach the port and there is no key.
     """
     stop = trio.Event() if stop is None else stop
+    tls = tls_context(settings)
+    if port:
+        check_public(settings, state)
+        if not (settings.loopback or tls):
+            log.warning(_CLEAR)
     calls, places = Calls(), (_listen_locally(state), _listen(settings.host, settings.port))
+    guard = Guard(settings, Keys(state, always=not settings.loopback))
     with ExitStack() as open_:
         listeners = [open_.enter_context(place) for place in places[: 1 + port]]
         servers = [
-            _Server(build_app(node, settings, calls=calls, local=local), settings.connections)
-            for local in (True, False)[: 1 + port]
+            _Server(
+                build_app(node, settings, guard if of_port else None, calls=calls),
+                settings.connections,
+                tls if of_port else None,
+            )
+            for of_port in (False, True)[: 1 + port]
         ]
         async with trio.open_nursery() as grace:
             async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
                 for server, listener in zip(servers, listeners, strict=True):
                     await accepting.start(server.accept, listener, clients)
-                task_status.started([_url(listener) for listener in listeners[1:]])
+                task_status.started([_url(listener, tls) for listener in listeners[1:]])
                 try:
                     await stop.wait()
                 except trio.Cancelled:
@@ -98,8 +119,9 @@ class _Server:
     One more has to find a connection on which nothing is asked: the oldest of those ends for it.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, tls: ssl.SSLContext | None = None) -> None:
         self._limit = limit
+        self._tls = tls
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # starlette types scopes as dicts
         self.context = WorkerContext(None)
         self.config = Config()
@@ -121,7 +143,8 @@ class _Server:
         )
 
     async def _attend(self, stream: trio.SocketStream) -> None:
-        connection = Connection(self._app, self.config, self.context, stream)
+        secured = trio.SSLStream(stream, self._tls, server_side=True) if self._tls else None
+        connection = Connection(self._app, self.config, self.context, stream, secured)
         if len(self.connections) >= self._limit:
             idle = next((one for one in self.connections if one.give_way()), None)
             if idle is None:
@@ -183,6 +206,7 @@ def _listen_locally(state: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, tls: ssl.SSLContext | None) -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    name = f"[{host}]" if ":" in host else host
+    return f"{'https' if tls else 'http'}://{name}:{port}"

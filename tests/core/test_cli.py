@@ -297,7 +297,7 @@ def test_a_conflict_of_roles_is_found_by_the_check(kwaai: Kwaai, install: Instal
     assert 'the line: trust = "one"' in err
 
 
-def test_only_loopback_is_listened_on(kwaai: Kwaai) -> None:
+def test_without_a_key_only_loopback_is_listened_on(kwaai: Kwaai) -> None:
     code, out, err = kwaai("run", "--host", "0.0.0.0", "--lobes", "")
     assert (code, out) == (2, "")
     assert "0.0.0.0" in err

@@ -128,7 +128,7 @@ async def test_a_connection_is_idle_again_after_an_answer(
 async def test_a_connection_that_meets_a_bug_is_dropped_alone(
     node: FakeNode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = _Server(build_app(node, settings()), 8)
+    server = _Server(build_app(node, settings(), None), 8)
     limit = server.config.h11_max_incomplete_size
     async with trio.open_nursery() as nursery:
         with _listen("127.0.0.1", 0) as listener:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from kwaai_core.cli.chat import chat
+from kwaai_core.cli.keys import keys
 from kwaai_core.cli.peers import peers
 from kwaai_core.cli.run import run
 from kwaai_core.cli.show import config, lobes
@@ -39,7 +40,7 @@ def version_(as_json: bool) -> None:
         click.echo("\n".join(f"{name} {number}" for name, number in versions.items()))
 
 
-for command in (run, chat, peers, lobes, config):
+for command in (run, chat, keys, peers, lobes, config):
     cli.add_command(command)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--lobes", metavar="A,B", help="The complete set of lobes of this run.")
 @click.option(
-    "--host", "server_host", help="The address to listen on (a loopback one).  [default: 127.0.0.1]"
+    "--host",
+    "server_host",
+    help="The address to listen on; one that others reach needs a key.  [default: 127.0.0.1]",
 )
 @click.option(
     "--port",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -39,7 +40,14 @@ def prepare(
         chosen.extend(select(installed, config.lobes))
         fill_roles(chosen, config.roles)
 
-    every(check, choose)
+    def listen() -> None:
+        from kwaai_core.keys import check_public
+        from kwaai_core.tls import tls_context
+
+        settings = config.server  # whose own errors the check has told, in the same words
+        every(partial(check_public, settings, config.state), partial(tls_context, settings))
+
+    every(check, choose, listen)
     if logged:
         set_up(config.log.level, config.log.format)
     for warning in warnings:
