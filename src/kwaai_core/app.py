@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from kwaai_core import openai
 from kwaai_core.embedding import Embed
 from kwaai_core.errors import KwaaiError, LobeFailed, ModelLoading, ModelNotFound, NoPeerAvailable
+from kwaai_core.metrics import Measured, Metrics
 from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import load_object
 from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
@@ -62,18 +63,22 @@ def build_app(
     guard: Guard | None,
     *,
     calls: Calls | None = None,
+    metrics: Metrics | None = None,
 ) -> Starlette:
     """The app of a node. Without a ``guard`` it is that on the Unix socket.
 
     That one lets everybody in, and answers ``/lobes`` and ``/peers``. ``calls`` is what the calls
-    being answered are kept in, so that whoever serves the app can end them.
+    being answered are kept in, so that whoever serves the app can end them; ``metrics`` is what
+    they are counted in.
     """
     calls = calls or Calls()
+    metrics = metrics or Metrics(node.statuses, calls.count)
     generate = partial(Generate, node, settings, calls)
     routes: list[BaseRoute] = [
         Route("/", _index),
         Route("/health", _health),
         Route("/ready", partial(_ready, node)),
+        Route("/metrics", metrics.show),
         Route("/v1/models", partial(_models, node)),
         Route("/v1/models/{id:path}", partial(_model, node)),
         Route("/v1/chat/completions", generate("chat"), methods=["POST"]),
@@ -89,7 +94,10 @@ def build_app(
         ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Door, settings=settings, guard=guard)],
+        middleware=[
+            Middleware(Measured, metrics=metrics),
+            Middleware(Door, settings=settings, guard=guard),
+        ],
         exception_handlers={HTTPException: _failed, KwaaiError: _failed},
     )
     # A redirect to the path without its last slash would go to the URL that the client made up.

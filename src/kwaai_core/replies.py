@@ -7,14 +7,22 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from kwaai_core import openai
 from kwaai_core.errors import KwaaiError, RequestError
 
 log = logging.getLogger("kwaai.http")
 
+FAILED = "kwaai.failed"
+"""The key of the scope under which the code of an error stands, or its status, once it is told."""
+
+USED = "kwaai.used"
+"""The key under which an endpoint leaves which model it used, and its :class:`Usage` up to now."""
+
 PATHS = (
     "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/health", "/ready",
+    "/metrics",
 )  # fmt: skip
 """What a newcomer wants to know of."""
 
@@ -30,16 +38,28 @@ class Json(Response):
         return _encode(content).encode("utf-8", "replace")
 
 
-def error_reply(error: KwaaiError, status: int | None = None) -> Json:
+class Failure(Json):
+    """The document of an error, which leaves its ``code`` in the scope."""
+
+    code = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[FAILED] = self.code
+        await super().__call__(scope, receive, send)
+
+
+def error_reply(error: KwaaiError, status: int | None = None) -> Failure:
     """The answer to a call that failed before the first byte."""
     status = status or error.status
     headers = {"www-authenticate": 'Bearer realm="kwaai"'} if status == 401 else {}
     if error.retry_after is not None or status in (429, 503):
         headers["retry-after"] = str(max(1, ceil(error.retry_after or 1)))
-    return Json(openai.failure(error, status), status, headers)
+    reply = Failure(openai.failure(error, status), status, headers)
+    reply.code = error.code or str(status)
+    return reply
 
 
-def routing_reply(method: str, path: str, error: HTTPException) -> Json:
+def routing_reply(method: str, path: str, error: HTTPException) -> Failure:
     """The answer where the router found no such path (404) or method (405)."""
     allowed = (error.headers or {}).get("Allow", "")
     methods = ", ".join(sorted(allowed.replace(",", " ").split()))

@@ -27,7 +27,7 @@ from kwaai_core.errors import (
 )
 from kwaai_core.keys import Keys
 from kwaai_core.quotas import Quotas
-from kwaai_core.replies import error_reply, public
+from kwaai_core.replies import FAILED, error_reply, public
 
 REQUEST_ID = "kwaai.request_id"
 """The key of the scope under which a request's id stands."""
@@ -195,6 +195,7 @@ async def _turn_away(scope: Scope, receive: Receive, send: Send, error: RequestE
     """
     reply = error_reply(error)
     reply.headers["connection"] = "close"
+    scope[FAILED] = reply.code
     complete = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_discard, receive, complete)

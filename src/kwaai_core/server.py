@@ -21,6 +21,7 @@ from kwaai_core.connection import Connection
 from kwaai_core.errors import ConfigError
 from kwaai_core.keys import Keys, check_public
 from kwaai_core.local import SOCKET, listener_on
+from kwaai_core.metrics import Metrics
 from kwaai_core.security import Guard
 from kwaai_core.sse import Calls
 from kwaai_core.tls import tls_context
@@ -72,12 +73,13 @@ async def serve(
         if not (settings.loopback or tls):
             log.warning(_CLEAR)
     calls, places = Calls(), (_listen_locally(state), _listen(settings.host, settings.port))
+    metrics = Metrics(node.statuses, calls.count)
     guard = Guard(settings, Keys(state, always=not settings.loopback))
     with ExitStack() as open_:
         listeners = [open_.enter_context(place) for place in places[: 1 + port]]
         servers = [
             _Server(
-                build_app(node, settings, guard if of_port else None, calls=calls),
+                build_app(node, settings, guard if of_port else None, calls=calls, metrics=metrics),
                 settings.connections,
                 tls if of_port else None,
             )

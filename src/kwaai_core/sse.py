@@ -21,10 +21,10 @@ from starlette.types import Receive, Scope, Send
 from kwaai_core import openai
 from kwaai_core.chat import chat
 from kwaai_core.config import ServerSettings
-from kwaai_core.errors import NoPeerAvailable
+from kwaai_core.errors import KwaaiError, NoPeerAvailable
 from kwaai_core.openai import PING, Call, Chunks, Head
 from kwaai_core.openai.batches import Batches, End, each
-from kwaai_core.replies import Json, public
+from kwaai_core.replies import FAILED, USED, Json, public
 from kwaai_core.roles import Host, Route
 from kwaai_core.security import REQUEST_ID
 from kwaai_core.types import TokenLogprob, Usage
@@ -44,6 +44,10 @@ class Calls:
     def __init__(self) -> None:
         self._scopes: set[trio.CancelScope] = set()
         self._closing = False
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._scopes)
 
     def end(self) -> None:
         """End every call now, and each that still comes, with an error that says why."""
@@ -108,14 +112,15 @@ class Generate:
             return
         events = _Events(send)
         try:
-            await self._calls.attend(receive, partial(self._stream, call, events))
+            await self._calls.attend(receive, partial(self._stream, call, scope, events))
         except Exception as error:
             if not events.written:
                 raise
-            await events.fail(error, scope[REQUEST_ID])
+            shown = await events.fail(error, scope[REQUEST_ID])
+            scope[FAILED] = shown.code or str(shown.status)
 
     async def _whole(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        told = _Told(call, self._kind)
+        told = _Told(call, self._kind, scope)
         choices = await each(partial(self._whole_choice, told), len(call.requests))
         document = openai.completion(told.head, choices, told.usage, told.kwaai)
         headers = {"x-kwaai-route": told.route.decode()}
@@ -136,8 +141,8 @@ class Generate:
         given = logprobs if request.logprobs is not None else None
         return openai.Choice("".join(texts), end.finish, given)
 
-    async def _stream(self, call: Call, events: _Events) -> None:
-        told = _Told(call, self._kind)
+    async def _stream(self, call: Call, scope: Scope, events: _Events) -> None:
+        told = _Told(call, self._kind, scope)
         await each(partial(self._stream_choice, told, events), len(call.requests))
 
     async def _stream_choice(self, told: _Told, events: _Events, index: int) -> None:
@@ -174,8 +179,9 @@ async def _pump(batches: Batches, chunks: Chunks, events: _Events) -> End:
 class _Told:
     """What the choices of one call have in common, as far as it is known."""
 
-    def __init__(self, call: Call, kind: Literal["chat", "text"]) -> None:
+    def __init__(self, call: Call, kind: Literal["chat", "text"], scope: Scope) -> None:
         self.call = call
+        self._scope = scope
         self.left = len(call.requests)
         self.head = Head(kind, _PREFIXES[kind] + uuid.uuid4().hex, "", int(time.time()))
         self.usage = Usage(0, 0)
@@ -198,6 +204,7 @@ class _Told:
             self.usage.completion_tokens + end.usage.completion_tokens,
             self.usage.cached_tokens + once * end.usage.cached_tokens,
         )
+        self._scope[USED] = self.head.model, self.usage
         if index == 0 and self._route is not None:
             timing = self.call.timing
             self.kwaai = openai.route_of(self._route.hops, end.report, timing=timing)
@@ -241,9 +248,10 @@ class _Events:
         self.ended = last
         await self._send({"type": "http.response.body", "body": body, "more_body": not last})
 
-    async def fail(self, error: Exception, request_id: str) -> None:
-        """End with an error event, unless the answer is complete already."""
+    async def fail(self, error: Exception, request_id: str) -> KwaaiError:
+        """End with an error event, unless the answer is complete already; what the client sees."""
         shown = public(error, request_id)
         log.warning("the stream of request %s failed: %s", request_id, shown)
         if not self.ended:
             await self.write(openai.failed_event(shown), last=True)
+        return shown

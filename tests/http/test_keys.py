@@ -79,7 +79,7 @@ async def test_every_route_is_closed_but_one(full_node: FakeNode, tmp_path: Path
     async with serving(full_node, tmp_path) as served, served.client() as client:
         app = build_app(full_node, ServerSettings(), Guard(ServerSettings(), Keys(tmp_path)))
         ours = list(paths_of(app.routes))
-        assert {"/", "/health", "/ready", CHAT, "/v1/models/tiny/model"} < {*ours}
+        assert {"/", "/health", "/ready", "/metrics", CHAT, "/v1/models/tiny/model"} < {*ours}
         assert {"/lobes/own", "/lobes/own/hello", "/lobes/own/deep/7"} < {*ours}
         for path in [*ours, "/nope", "/health/", "/openapi.json", "/lobes", "/peers", "//health"]:
             for method in METHODS:
@@ -112,7 +112,7 @@ async def test_with_a_key_everything_is_there(full_node: FakeNode, tmp_path: Pat
         serving(full_node, tmp_path) as served,
         served.client(headers=bearer(shown)) as client,
     ):
-        for path in ("/", "/ready", "/v1/models", "/lobes/own/hello"):
+        for path in ("/", "/ready", "/metrics", "/v1/models", "/lobes/own/hello"):
             assert (await client.get(path)).status_code == 200
         assert (await client.post(CHAT, json=chat_body())).status_code == 200
         assert (await client.get("/nope")).status_code == 404
@@ -185,7 +185,7 @@ async def test_after_the_last_key_the_port_stays_closed(node: FakeNode, tmp_path
 async def test_the_unix_socket_needs_none(served: Served, tmp_path: Path) -> None:
     Keys(tmp_path).create("mine")
     async with served.local_client() as local:
-        for path in ("/v1/models", "/lobes"):
+        for path in ("/v1/models", "/lobes", "/metrics"):
             assert (await local.get(path)).status_code == 200
 
 
@@ -463,7 +463,7 @@ async def test_a_key_is_in_no_log_and_no_answer(
     secret = shown.rsplit("_")[-1]
     async with served.client(headers=bearer(shown)) as client:
         served.executor.entering = LookupError("a bug")
-        for path in ("/", "/v1/models", "/nope", "/lobes", "/v1/models"):
+        for path in ("/", "/v1/models", "/nope", "/metrics", "/metrics"):
             assert secret not in (await client.get(path)).text
         assert secret not in (await client.post(CHAT, json=chat_body())).text
     ours = [record for record in caplog.records if record.name.startswith("kwaai")]
