@@ -23,7 +23,7 @@ from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import load_object
 from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
 from kwaai_core.roles import Host
-from kwaai_core.security import Door, Guard
+from kwaai_core.security import Door, Guard, reached
 from kwaai_core.sse import Calls, Generate
 from kwaai_core.types import LobeStatus, ModelCard
 
@@ -106,9 +106,10 @@ def build_app(
 
 
 async def _index(request: Request) -> Response:
-    host, port = request.scope.get("server") or ("localhost", 0)  # no port on the Unix socket
-    name = f"[{host}]" if ":" in host else host
-    base = f"{request.scope['scheme']}://{name}:{port}/v1" if port else "/v1"
+    base = "/v1"
+    if host := reached(request.scope):
+        name, port = f"[{host}]" if ":" in host else host, request.scope["server"][1]
+        base = f"{request.scope['scheme']}://{name}:{port}/v1"
     return Json({"message": "This node answers OpenAI's API.", "base_url": base, "paths": PATHS})
 
 

@@ -48,6 +48,12 @@ def request_id_header(request_id: str) -> tuple[bytes, bytes]:
     return (b"x-request-id", request_id.encode())
 
 
+def reached(scope: Scope) -> str:
+    """The address of this machine at which the client has reached it, empty on the Unix socket."""
+    address, port = scope.get("server") or ("", None)
+    return str(address).removeprefix("::ffff:") if port else ""
+
+
 def allowed_hosts(*names: str) -> frozenset[str]:
     """What ``Host`` and ``Origin`` may say to a node that has these names and addresses."""
     return _LOOPBACK | {f"[{name}]" if ":" in name else name.lower() for name in names}
@@ -69,8 +75,7 @@ class Guard:
         else has pointed to it is no address. Errors: :class:`HostNotAllowed`, :class:`InvalidKey`,
         :class:`Busy`.
         """
-        reached = (scope.get("server") or ("localhost",))[0].removeprefix("::ffff:")
-        hosts = allowed_hosts(reached, *self._names)
+        hosts = allowed_hosts(reached(scope), *self._names)
         check_host(scope["headers"], hosts, scope["http_version"])
         if scope["path"] == "/health" or not self._keys.needed():
             yield
