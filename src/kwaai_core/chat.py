@@ -41,6 +41,7 @@ async def chat(host: Host, request: ChatRequest) -> AsyncIterator[Answer]:
         max_tokens=request.max_tokens,
         exact=request.intent.exact,
         logprobs=request.logprobs,
+        echo=request.echo,
     )
     async with route.executor.generate(generate) as deltas:
         yield Answer(route, deltas)

@@ -144,8 +144,10 @@ class Intent:
 class ChatRequest:
     """What a client asked for, parsed: an intent and what to generate from.
 
-    ``max_tokens`` None means: as many as the context has room for. ``logprobs`` is how many of the
-    likeliest tokens are to be told beside each, None for no probabilities at all.
+    ``max_tokens`` None means: as many as the context has room for; with 0 the prompt is computed,
+    and that is all. ``logprobs`` is how many of the likeliest tokens are to be told beside each,
+    None for no probabilities at all. ``echo``: the prompt, which is no conversation, is told before
+    the answer, with the probabilities of its tokens where those are asked for.
     """
 
     intent: Intent
@@ -154,6 +156,7 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
     logprobs: int | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ class GenerateRequest:
     max_tokens: int | None = None
     exact: bool | None = None
     logprobs: int | None = None
+    echo: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +223,12 @@ class Logprob:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenLogprob(Logprob):
-    """A token of an answer, and the likeliest in its place, the first first."""
+class TokenLogprob:
+    """A token's bytes and its :class:`Logprob`, None for the first of a prompt, which follows
+    nothing; and the likeliest in its place, the first first."""
 
+    token: bytes
+    logprob: float | None
     top: tuple[Logprob, ...] = ()
 
 
@@ -230,8 +237,10 @@ class Delta:
     """A piece of an answer: ``text`` is whole code points and covers ``tokens`` tokens.
 
     ``logprobs`` are those of its tokens, where they were asked for; of tokens that a stop string
-    has cut off there are none. The last delta of an answer, and only that one, has ``finish`` and
-    ``usage``, and a ``report`` where there is something to tell.
+    has cut off there are none. What is echoed of a prompt comes first, and covers no tokens of the
+    answer; an answer with an echo tells the probability of the token that ended it too. The last
+    delta of an answer, and only that one, has ``finish`` and ``usage``, and a ``report`` where
+    there is something to tell.
     """
 
     text: str

@@ -116,6 +116,17 @@ class NoLimit(ScriptedExecutor):
         return super().answer(replace(request, max_tokens=None))
 
 
+class ForgetsTheEcho(ScriptedExecutor):
+    def answer(self, request: GenerateRequest) -> Iterator[Step]:
+        return super().answer(replace(request, echo=False))
+
+
+class CountsTheEcho(ScriptedExecutor):
+    def answer(self, request: GenerateRequest) -> Iterator[Step]:
+        for number, step in enumerate(super().answer(request)):
+            yield replace(step, tokens=1) if request.echo and not number else step  # type: ignore[arg-type]
+
+
 class CallsACutAStop(ScriptedExecutor):
     def answer(self, request: GenerateRequest) -> Iterator[Step]:
         for step in super().answer(request):
@@ -235,7 +246,9 @@ class MixesUp(ScriptedExecutor):
         (Miscounts, "tokens came, and usage says"),
         (MoreCachedThanThere, "do not add up"),
         (HalfCharacters, "not whole code points"),
-        (NoLimit, "max_tokens=1 gave"),
+        (NoLimit, "max_tokens=0 gave"),
+        (ForgetsTheEcho, "the echo of"),
+        (CountsTheEcho, "tokens, with"),
         (CallsACutAStop, "finish is 'stop'"),
         (NoStop, "is in the answer"),
         (StopsWithinOneDeltaOnly, "(is in the answer|tokens came)"),

@@ -189,6 +189,48 @@ async def test_probabilities_in_a_completion(served: Served) -> None:
     assert plain["choices"][0]["logprobs"] is None
 
 
+async def test_an_echo_comes_before_the_answer_in_one_count_of_characters(served: Served) -> None:
+    prompt = (TokenLogprob(b"\xc3", None), TokenLogprob(b"\xa9 ", -3.0, (Logprob(b" ", -0.5),)))
+
+    def script(request: GenerateRequest) -> Sequence[Step]:
+        assert request.echo and request.max_tokens == 2
+        ending = (TokenLogprob(b"b", -1.0), TokenLogprob(b"", -0.25))
+        return [Delta("é ", logprobs=prompt), Delta("b", 1, logprobs=ending), LAST]
+
+    served.executor.script_of = script
+    body = {"model": CARD.id, "prompt": [1, 2], "echo": True, "logprobs": 1, "max_tokens": 2}
+    async with served.client() as client:
+        answer = (await client.post(TEXT, json=body)).json()
+        streamed = events((await client.post(TEXT, json=body | {"stream": True})).text)
+    (choice,) = answer["choices"]
+    assert choice["text"] == "é b"
+    assert choice["logprobs"] == {
+        "tokens": ["bytes:\\xc3", "bytes:\\xa9\\x20", "b", ""],
+        "token_logprobs": [None, -3.0, -1.0, -0.25],
+        "top_logprobs": [None, {" ": -0.5}, {}, {}],
+        "text_offset": [0, 0, 2, 3],
+    }
+    told = [chunk["choices"][0]["logprobs"] for chunk in streamed[:-1]]
+    for key, values in choice["logprobs"].items():
+        assert [value for one in told if one for value in one[key]] == values
+
+
+async def test_the_sdk_reads_an_echo(served: Served) -> None:
+    tokens = (TokenLogprob(b"a", None), TokenLogprob(b"b", -1.5))
+    served.executor.script = [Delta("ab", logprobs=tokens), LAST]
+
+    def use() -> Any:
+        with openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+            return client.completions.create(
+                model=CARD.id, prompt="ab", echo=True, logprobs=0, max_tokens=0
+            )
+
+    answer = await trio.to_thread.run_sync(use)
+    logprobs = answer.choices[0].logprobs
+    assert (answer.choices[0].text, logprobs.tokens) == ("ab", ["a", "b"])
+    assert logprobs.token_logprobs == [None, -1.5]
+
+
 @pytest.mark.parametrize("n", [1, 2])
 async def test_the_sdk_reads_choices_and_probabilities(served: Served, n: int) -> None:
     served.executor.script_of = say_tokens

@@ -20,6 +20,7 @@ from .conftest import chat_body
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/http-api.md").read_text()
 NEVER_ANSWERED = (ConfigError, NodeRunning, NoNode)
+COMPLETIONS = ("prompt", "echo", "best_of")
 
 
 def section(start: str, end: str) -> str:
@@ -51,8 +52,8 @@ def test_the_ignored_parameters_are_these() -> None:
 def test_the_honoured_parameters_are_these() -> None:
     names = re.findall(r"^\| `(\w+)` \|", section("### Honoured", "### Accepted and"), re.MULTILINE)
     for name in names:
-        parse = parse_completion if name == "prompt" else parse_chat
-        body = {"model": "m", "prompt": "x"} if name == "prompt" else chat_body()
+        parse = parse_completion if name in COMPLETIONS else parse_chat
+        body = {"model": "m", "prompt": "x"} if name in COMPLETIONS else chat_body()
         with pytest.raises(errors.RequestError) as refused:
             parse(json.dumps(body | {name: {"odd": {}}}).encode())
         assert not (isinstance(refused.value, UnsupportedParameter) and refused.value.param == name)

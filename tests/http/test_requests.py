@@ -299,11 +299,24 @@ def test_what_would_change_the_answer_is_unsupported_by_name(
     assert param in error.message
 
 
-@pytest.mark.parametrize("name", ["echo", "best_of", "suffix"])
-def test_completions_refuse_what_they_do_not_do_yet(name: str) -> None:
+@pytest.mark.parametrize("more", [{"suffix": "x"}, {"best_of": 2}, {"best_of": 2, "n": 3}])
+def test_completions_refuse_what_they_do_not_do(more: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedParameter) as caught:
-        complete(**{name: 2})
-    assert caught.value.param == name
+        complete(**more)
+    assert caught.value.param == next(iter(more))
+
+
+def test_the_best_of_all_answers_are_all_answers() -> None:
+    assert complete(best_of=3, n=3).n == complete(best_of=1, n=3).n == 3
+
+
+def test_a_completion_may_have_no_tokens_and_an_echo() -> None:
+    call = complete(["a", [1, 2]], max_tokens=0, echo=True, logprobs=1)
+    assert [request.echo for request in call.requests] == [True, True]
+    assert {request.max_tokens for request in call.requests} == {0}
+    assert not complete().request.echo
+    assert refusal(max_tokens=0).param == "max_tokens"
+    assert refusal(echo=True).param == "echo"
 
 
 @pytest.mark.parametrize(

@@ -353,6 +353,27 @@ def test_tokens_that_come_while_nothing_goes_are_kept() -> None:
     assert chosen(first) != chosen(second)
 
 
+@pytest.mark.parametrize("lost", ["", "a", "b", "bc"])
+def test_all_rows_of_a_prompt_come_out_if_all_are_wanted(lost: str) -> None:
+    def states(hosts: str) -> list[bytes]:
+        rig = ChainRig("abcABC")
+        rig.route("abc")
+        rig.chain.add(PROMPT, rig.now, every=True)
+        for turn in range(30):
+            rig.compute()
+            rig.deliver()
+            if turn == 2 and hosts:
+                rig.kill(*hosts)
+                rig.route("".join(n.upper() if n in hosts else n for n in "abc"))
+        assert rig.chain.recovered
+        return list(rig.chain.outputs)
+
+    outputs = states(lost)
+    assert [len(output) // (4 * WIDTH) for output in outputs] == [CHUNK, CHUNK, 5]
+    assert outputs == states("")
+    assert chosen(outputs[-1][-4 * WIDTH :]) == plain(PROMPT, 1)[0]
+
+
 def test_a_closed_chain_hears_nothing() -> None:
     rig = answering()
     rig.run(1)

@@ -30,6 +30,7 @@ class Late:
 
     act: Callable[[], None] = lambda: None
     seconds: float = 0.0
+    middle: int = MIDDLE
     passed: int = field(default=0, init=False)
 
     async def link(self, nodes: Swarm, host: SpanHost) -> int:
@@ -56,7 +57,7 @@ class Late:
             with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
                 async for data in host:
                     self.passed += 1
-                    if self.passed == MIDDLE:
+                    if self.passed == self.middle:
                         self.act()
                     await waiting.send((trio.current_time() + self.seconds, data))
             waiting.close()

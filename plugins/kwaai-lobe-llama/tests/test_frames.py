@@ -59,15 +59,16 @@ jobs = st.builds(
     st.lists(messages, max_size=5).map(tuple) | texts | tokens,
     samplings,
     st.lists(texts, max_size=4).map(tuple),
-    st.none() | st.integers(1, 2**31 - 1),
+    st.none() | st.integers(0, 2**31 - 1),
     st.none() | st.integers(0, 254),
+    st.booleans(),
     st.booleans(),
 )
 logs = st.floats(max_value=0)
 logprobs = st.builds(
     TokenLogprob,
     st.binary(max_size=9),
-    logs,
+    st.none() | logs,
     st.lists(st.builds(Logprob, st.binary(max_size=9), logs), max_size=3).map(tuple),
 )
 

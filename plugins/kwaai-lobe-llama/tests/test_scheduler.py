@@ -20,7 +20,7 @@ from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Row
 from kwaai_lobe_llama.worker.loaded import Aborted
 from kwaai_lobe_llama.worker.scheduler import Scheduler
-from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.telling import Echo, Session
 from kwaai_lobe_llama.worker.text import TextAssembler
 
 PLAN = Plan("model", "digest", context=64, streams=8, threads=1, max_rows=8, chunk=8)
@@ -44,6 +44,7 @@ class FakeEngine:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.scored_rows = plan.chunk if plan.exact else 5
         self.cells: dict[int, list[int]] = {n: [] for n in range(plan.streams)}
         self.outputs: list[int] = []
         self.calls: list[int] = []
@@ -61,6 +62,13 @@ class FakeEngine:
             assert row.position == len(self.cells[row.stream]) < self.plan.cells
             self.cells[row.stream].append(row.token)
         self.outputs = [following(self.cells[row.stream]) for row in rows]
+
+    def score(self, tokens: Sequence[int], position: int, stream: int) -> None:
+        assert len(tokens) <= self.scored_rows
+        before = len(self.cells[stream])
+        self.prefill(tokens, position, stream, output=True)
+        ends = range(before + 1, before + len(tokens) + 1)
+        self.outputs = [following(self.cells[stream][:end]) for end in ends]
 
     def prefill(self, tokens: Sequence[int], position: int, stream: int, *, output: bool) -> None:
         assert position == len(self.cells[stream])
@@ -91,7 +99,7 @@ class FakeEngine:
     def is_end(self, token: int) -> bool:
         return token == END
 
-    def piece(self, token: int) -> bytes:
+    def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([97 + token])
 
     def arm(self) -> None:
@@ -110,13 +118,32 @@ class FakeSampler:
         self.closed = True
 
 
+class FakeReader:
+    """Tells of a token of a prompt, as its probability, which token was likeliest there."""
+
+    waiting = False
+
+    def take(self, engine: FakeEngine, row: int, token: int) -> None: ...
+
+    def read(self, engine: FakeEngine, row: int, token: int, piece: bytes) -> TokenLogprob:
+        return TokenLogprob(piece, float(engine.outputs[row]))
+
+    def shown(self, size: int) -> list[TokenLogprob]:
+        return []
+
+    def rest(self) -> list[TokenLogprob]:
+        return []
+
+
 @dataclass
 class Collected:
     texts: dict[int, str] = field(default_factory=dict)
+    told: dict[int, list[float | None]] = field(default_factory=dict)
     ends: dict[int, Finish] = field(default_factory=dict)
 
     def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
-        raise NotImplementedError("no probabilities were asked for")
+        assert session.told is not None, "no probabilities were asked for"
+        self.told.setdefault(session.number, []).extend(one.logprob for one in tokens)
 
     def text(self, session: Session, tokens: int, text: str) -> None:
         assert session.number not in self.ends
@@ -129,8 +156,12 @@ class Collected:
     def flush(self) -> None: ...
 
 
-def session(number: int, prompt: list[int], limit: int) -> Session:
-    return Session(number, prompt, limit, FakeSampler(), TextAssembler())  # type: ignore[arg-type]
+def session(number: int, prompt: list[int], limit: int, *, echo: bool = False) -> Session:
+    made = Session(number, prompt, limit, FakeSampler(), TextAssembler())  # type: ignore[arg-type]
+    if echo:
+        made.told = FakeReader()  # type: ignore[assignment]
+        made.echo = Echo([bytes([97 + token]) for token in prompt], scored=True)
+    return made
 
 
 def spelled(tokens: list[int]) -> str:
@@ -150,7 +181,14 @@ plans = st.sampled_from(
 # few different tokens, so that prompts share beginnings
 prompts = st.lists(st.integers(1, 2), min_size=1, max_size=50)
 events = st.lists(
-    st.tuples(prompts, st.integers(1, 30), st.integers(0, 9), st.booleans(), st.booleans()),
+    st.tuples(
+        prompts,
+        st.integers(0, 30),
+        st.integers(0, 9),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+    ),
     min_size=1,
     max_size=24,
 )
@@ -159,14 +197,14 @@ events = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(plans, events)
 def test_an_answer_is_its_own_whatever_happens_around_it(
-    plan: Plan, arrivals: list[tuple[list[int], int, int, bool, bool]]
+    plan: Plan, arrivals: list[tuple[list[int], int, int, bool, bool, bool]]
 ) -> None:
     engine, sink = FakeEngine(plan), Collected()
     scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
     sessions, expected = [], {}
-    for number, (prompt, limit, steps, cancel, abort) in enumerate(arrivals):
+    for number, (prompt, limit, steps, cancel, abort, echo) in enumerate(arrivals):
         limit = min(limit, plan.context - len(prompt))
-        sessions.append(session(number, prompt, limit))
+        sessions.append(session(number, prompt, limit, echo=echo))
         expected[number] = answer(prompt, limit)
         scheduler.submit(sessions[-1])
         for _ in range(steps):
@@ -181,7 +219,11 @@ def test_an_answer_is_its_own_whatever_happens_around_it(
         if one.cancelled and one.number not in sink.ends:
             continue
         tokens = expected[one.number]
-        assert sink.texts.get(one.number, "") == spelled(tokens)
+        told = spelled(one.prompt) if one.echo is not None else ""
+        assert sink.texts.get(one.number, "") == told + spelled(tokens)
+        if one.echo is not None:
+            likeliest = [following(one.prompt[:end]) for end in range(1, len(one.prompt))]
+            assert sink.told[one.number] == [None, *likeliest]
         end = sink.ends[one.number]
         assert (end.prompt_tokens, end.completion_tokens) == (len(one.prompt), len(tokens))
         assert end.reason == ("length" if len(tokens) == one.limit else "stop")
@@ -246,6 +288,15 @@ def test_a_second_turn_computes_only_what_is_new() -> None:
     assert sink.ends[1].cached_tokens == 20
 
 
+def test_a_prompt_that_is_scored_is_computed_anew_and_may_be_used_again() -> None:
+    sink = Collected()
+    scheduler = Scheduler(FakeEngine(PLAN), sink)  # type: ignore[arg-type]
+    for number, echo in ((0, False), (1, True), (2, False)):
+        scheduler.submit(session(number, [5] * 20, 0, echo=echo))
+        run(scheduler)
+    assert [sink.ends[number].cached_tokens for number in range(3)] == [0, 0, 19]
+
+
 def test_an_exact_worker_reuses_whole_chunks_only() -> None:
     sink = Collected()
     scheduler = Scheduler(FakeEngine(replace(PLAN, exact=True)), sink)  # type: ignore[arg-type]
@@ -280,6 +331,19 @@ def test_a_long_prompt_does_not_stall_the_others() -> None:
         before = len(engine.cells[0])
         scheduler.step()
         assert scheduler.idle or len(engine.cells[0]) == before + 1 or engine.cells[0] == []
+
+
+def test_neither_does_one_that_is_scored() -> None:
+    engine, sink = FakeEngine(PLAN), Collected()
+    scheduler = Scheduler(engine, sink)  # type: ignore[arg-type]
+    scheduler.submit(session(0, [1], 50))
+    scheduler.step()
+    scheduler.submit(session(1, [2] * 60, 0, echo=True))
+    while 1 not in sink.ends:
+        before = [len(engine.cells[stream]) for stream in (0, 1)]
+        scheduler.step()
+        assert len(engine.cells[0]) == before[0] + 1 or 0 in sink.ends
+        assert len(engine.cells[1]) <= before[1] + engine.scored_rows
 
 
 def test_an_idle_stream_that_is_full_still_lends_a_row() -> None:

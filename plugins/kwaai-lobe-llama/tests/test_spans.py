@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -25,13 +26,14 @@ from kwaai_core import (
     RequestError,
     Sampling,
     Span,
+    TokenIds,
     TokenLogprob,
     UpstreamLost,
 )
 from kwaai_core.span.frames import FaultCode, Flags, Frame, FrameReader, Kind, Opening, encode
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.roles import LOCAL, Routing, SpanHost
-from kwaai_core.testing.models import TINY_QWEN2
+from kwaai_core.testing.models import TINY_QWEN2, Quantisation, write_random_model
 from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama.executor import LlamaExecutor
 from kwaai_lobe_llama.frames import Kind as Message
@@ -122,12 +124,13 @@ class Swarm:
         routing: Routing,
         *,
         tokens: int = 24,
-        prompt: str = PROMPT,
+        prompt: str | TokenIds = PROMPT,
         sampling: Sampling = GREEDY,
         logprobs: int | None = None,
+        echo: bool = False,
     ) -> Answer:
         request = GenerateRequest(
-            await self.card(), prompt, sampling, max_tokens=tokens, logprobs=logprobs
+            await self.card(), prompt, sampling, max_tokens=tokens, logprobs=logprobs, echo=echo
         )
         answer = Answer()
         async with self.head.generate(request, routing) as deltas:
@@ -282,6 +285,59 @@ async def test_a_chain_tells_the_probabilities_of_the_whole(qwen2: Path, gates: 
                 whole += delta.logprobs
         assert answer.logprobs == whole
         assert len(whole) == 24
+
+
+@pytest.mark.parametrize(
+    ("kind", "exact"), [("Q8_0", True), ("Q4_K", True), ("F16", True), ("Q8_0", False)]
+)
+async def test_a_chain_tells_of_a_prompt_what_the_whole_tells(
+    tmp_path: Path, kind: Quantisation, exact: bool
+) -> None:
+    path = write_random_model(tmp_path / "model.gguf", TINY_QWEN2, quantisation=kind)
+    async with swarm(path, tmp_path / "state", [FIRST], [REST], exact=exact) as nodes:
+        way = [Place(LOCAL, FIRST), Place(nodes.links[1], REST)]
+        card = await nodes.card()
+        # chunks of a prompt of 128 rows with remainders of 1, of less than 8 rows and of more
+        for length, tokens in ((1, 3), (2, 0), (129, 2), (262, 3), (300, 1)):
+            prompt = TokenIds(tuple(Random(length).choices(range(400), k=length)))
+            answer = await nodes.ask(
+                Routes([way]), prompt=prompt, tokens=tokens, logprobs=2, echo=True
+            )
+            request = GenerateRequest(
+                card, prompt, GREEDY, max_tokens=tokens, exact=exact, logprobs=2, echo=True
+            )
+            whole = Answer()
+            async with nodes.nodes[0].generate(request) as deltas:
+                async for delta in deltas:
+                    whole.text += delta.text
+                    whole.tokens += delta.tokens
+                    whole.logprobs += delta.logprobs
+            assert len(whole.logprobs) == length + tokens
+            assert whole.logprobs[0].logprob is None
+            assert (answer.text, answer.tokens) == (whole.text, tokens)
+            if exact:
+                assert answer.logprobs == whole.logprobs
+            else:
+                for ours, theirs in zip(answer.logprobs, whole.logprobs, strict=True):
+                    assert ours.logprob == pytest.approx(theirs.logprob, abs=0.2)
+        await nodes.all_free()
+
+
+async def test_a_prompt_is_scored_to_its_end_although_a_host_is_lost(
+    qwen2: Path, gates: Path
+) -> None:
+    prompt = TokenIds(tuple(Random(7).choices(range(400), k=700)))
+    async with swarm(qwen2, gates, [FIRST], [REST], [REST]) as nodes:
+        victim = nodes.worker(1)
+        struck = Late(lambda: os.kill(victim, signal.SIGKILL), middle=9)
+        link = await struck.link(nodes, nodes.hosts[1])
+        ways = [[Place(LOCAL, FIRST), Place(link, REST)] for link in (link, nodes.links[2])]
+        answer = await nodes.ask(Routes(ways), tokens=4, prompt=prompt, logprobs=1, echo=True)
+        plain = [[Place(LOCAL, FIRST), Place(nodes.links[2], REST)]]
+        again = await nodes.ask(Routes(plain), tokens=4, prompt=prompt, logprobs=1, echo=True)
+        assert len(answer.logprobs) == 704
+        assert (answer.text, answer.logprobs) == (again.text, again.logprobs)
+        assert answer.report is not None and answer.report.timings[1].replayed > 0
 
 
 async def test_a_chain_draws_as_the_whole_does_and_so_it_does_after_a_loss(

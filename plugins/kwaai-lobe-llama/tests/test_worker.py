@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from math import exp
 from pathlib import Path
@@ -36,6 +37,7 @@ from .conftest import OpenWorker, replace_worker
 GREEDY = Sampling(temperature=0)
 YES = "Yes. Yes. Yes. Yes."
 SKY = (Message("user", "Why is the sky blue?"),)
+BLUE = "The sky is blue because the light of the sun is scattered in the air, and"
 
 
 def plan(path: Path, *, context: int = 512, streams: int = 4) -> Plan:
@@ -194,6 +196,77 @@ async def test_what_a_stop_string_cuts_off_has_no_probabilities(
             assert len(shown) < len(cut) + 16 and whole.encode().startswith(shown)
             if not cut:
                 assert shown == b""
+
+
+async def test_the_tokens_of_a_prompt_have_the_probabilities_of_an_answers(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(smollm2)) as worker:
+        tokens = await told(worker, Job(BLUE, GREEDY, max_tokens=9, logprobs=2, echo=True))
+        bare = await told(worker, Job(BLUE, GREEDY, max_tokens=0, logprobs=2, echo=True))
+        assert bare == tokens[: len(bare)] and len(tokens) == len(bare) + 9
+        assert (tokens[0].logprob, tokens[0].top) == (None, ())
+        text, last = await ask(worker, Job(BLUE, GREEDY, max_tokens=9, echo=True))
+        assert last.usage is not None and last.usage.prompt_tokens == len(bare)
+        assert b"".join(one.token for one in tokens).decode() == text
+        assert b"".join(one.token for one in bare).decode() == BLUE
+        answer, _ = await ask(worker, Job(BLUE, GREEDY, max_tokens=9))
+        assert text == BLUE + answer
+        begin = BLUE[: BLUE.index(" because")]
+        forced = await told(worker, Job(begin, GREEDY, max_tokens=1, logprobs=2))
+        (same,) = [one for at, one in enumerate(bare) if len(joined(bare[:at])) == len(begin)]
+        assert forced[0].top[0].token == same.top[0].token
+        assert forced[0].top[0].logprob == pytest.approx(same.top[0].logprob, abs=0.3)
+
+
+def joined(tokens: Sequence[TokenLogprob]) -> str:
+    return b"".join(one.token for one in tokens).decode()
+
+
+async def test_an_echo_tells_of_the_token_that_ends_it(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    ending = replace(GREEDY, logit_bias=((2, 100.0),))  # <|im_end|>
+    async with open_worker(plan(smollm2)) as worker:
+        bare = await told(worker, Job(BLUE, GREEDY, max_tokens=0, logprobs=1, echo=True))
+        job = Job(BLUE, ending, max_tokens=1, logprobs=1, echo=True)
+        tokens = await told(worker, job)
+        text, last = await ask(worker, job)
+        assert (text, last.finish) == (BLUE, "stop")
+        assert last.usage is not None and last.usage.completion_tokens == 0
+        assert len(tokens) == len(bare) + 1 and tokens[-1].token == b""
+        assert await told(worker, replace(job, echo=False)) == []
+
+
+@pytest.mark.parametrize("model", ["smollm2", "gemma3", "qwen2"], indirect=True)
+async def test_an_echo_is_the_text_that_was_sent(model: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(model)) as worker:
+        for prompt in ("Où", " two  spaces", "世界 🌍", "a\n\nb", "<|im_start|>user", "x"):
+            for logprobs in (None, 0):
+                job = Job(prompt, GREEDY, max_tokens=0, logprobs=logprobs, echo=True)
+                text, _ = await ask(worker, job)
+                assert text == prompt
+        halves = "é🌍".encode()
+        ids = TokenIds(tuple(halves[:4])) if model.stem == "qwen2" else None
+        if ids is not None:  # its first tokens are the bytes: a prompt may end within a character
+            forced = replace(GREEDY, logit_bias=tuple((byte, 60.0) for byte in halves[4:5]))
+            text, _ = await ask(worker, Job(ids, forced, max_tokens=1, echo=True))
+            assert text.startswith("é") and text.endswith("\ufffd")
+
+
+async def test_a_prompt_in_the_cache_is_computed_anew_for_its_probabilities(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    job = Job(BLUE * 9, GREEDY, max_tokens=1, logprobs=0, echo=True)
+    async with open_worker(plan(smollm2)) as worker:
+        first = await told(worker, job)
+        await ask(worker, Job(BLUE * 9, GREEDY, max_tokens=1))
+        assert await told(worker, job) == first
+        _, last = await ask(worker, job)
+        assert last.usage is not None and last.usage.cached_tokens == 0
+        _, last = await ask(worker, Job(BLUE * 9, GREEDY, max_tokens=0))
+        assert last.usage is not None and last.usage.completion_tokens == 0
+        assert last.usage.cached_tokens == last.usage.prompt_tokens - 1
 
 
 async def test_more_requests_than_streams_all_get_their_own_answer(

@@ -28,11 +28,8 @@ class Logprobs:
             return {"content": content, "refusal": None}
         return {
             "tokens": [_shown(one.token) for one in tokens],
-            "token_logprobs": [max(one.logprob, _LEAST) for one in tokens],
-            "top_logprobs": [
-                {_shown(other.token): max(other.logprob, _LEAST) for other in reversed(one.top)}
-                for one in tokens
-            ],
+            "token_logprobs": [_finite(one) for one in tokens],
+            "top_logprobs": [_likeliest(one) for one in tokens],
             "text_offset": [self._advance(one.token) for one in tokens],
         }
 
@@ -42,12 +39,22 @@ class Logprobs:
         return begin
 
 
-def _entry(one: Logprob) -> dict[str, object]:
+def _entry(one: Logprob | TokenLogprob) -> dict[str, object]:
     return {
         "token": one.token.decode("utf-8", "replace"),
-        "logprob": max(one.logprob, _LEAST),
+        "logprob": _finite(one),
         "bytes": list(one.token),
     }
+
+
+def _likeliest(one: TokenLogprob) -> dict[str, object] | None:
+    if one.logprob is None:
+        return None
+    return {_shown(other.token): _finite(other) for other in reversed(one.top)}
+
+
+def _finite(one: Logprob | TokenLogprob) -> float | None:
+    return None if one.logprob is None else max(one.logprob, _LEAST)
 
 
 def _shown(token: bytes) -> str:

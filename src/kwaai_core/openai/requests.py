@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import get_args
 
-from kwaai_core.errors import RequestError
+from kwaai_core.errors import RequestError, UnsupportedParameter
 from kwaai_core.openai.fields import Fields, filled, flag, integer, number
 from kwaai_core.openai.prompts import MAX_CHOICES, read_messages, read_prompts
 from kwaai_core.openai.sampling import read_max_tokens, read_sampling, read_stops
@@ -33,8 +33,6 @@ _NEUTRAL_CHAT: dict[str, tuple[object, ...]] = {
     "web_search_options": (),
 }
 _NEUTRAL_COMPLETION: dict[str, tuple[object, ...]] = {
-    "best_of": (1,),
-    "echo": (False,),
     "suffix": ("",),
 }
 _NEUTRAL_KWAAI: dict[str, tuple[object, ...]] = {"knowledge": ([],)}
@@ -84,7 +82,15 @@ def parse_completion(body: bytes) -> Call:
     fields = Fields(load_object(body))
     prompts = fields.require("prompt", read_prompts)
     logprobs = fields.take("logprobs", integer(0, MAX_LOGPROBS), None)
-    return _call(fields, prompts, logprobs, _NEUTRAL_COMPLETION)
+    echo = fields.take("echo", flag, False)
+    best_of = fields.take("best_of", integer(1, MAX_CHOICES), 1)
+    call = _call(fields, prompts, logprobs, _NEUTRAL_COMPLETION, least=0, echo=echo)
+    if best_of not in (1, call.n):
+        raise UnsupportedParameter(
+            f"best_of = {best_of}: this node gives all answers that it makes, so it must be n or 1",
+            param="best_of",
+        )
+    return call
 
 
 def _call(
@@ -93,6 +99,8 @@ def _call(
     logprobs: int | None,
     neutral: dict[str, tuple[object, ...]],
     *limits: str,
+    least: int = 1,
+    echo: bool = False,
 ) -> Call:
     model = fields.require("model", filled)
     intent, timing = fields.take("kwaai", partial(_intent, model), (Intent(model), False))
@@ -101,8 +109,9 @@ def _call(
         prompt=prompts[0],
         sampling=read_sampling(fields),
         stop=fields.take("stop", read_stops, ()),
-        max_tokens=read_max_tokens(fields, "max_tokens", *limits),
+        max_tokens=read_max_tokens(fields, "max_tokens", *limits, least=least),
         logprobs=logprobs,
+        echo=echo,
     )
     n = fields.take("n", integer(1, MAX_CHOICES), 1)
     if n * len(prompts) > MAX_CHOICES:

@@ -52,9 +52,9 @@ def _logit_bias(value: object, at: str) -> tuple[tuple[int, float], ...]:
     return tuple(sorted(found.items()))
 
 
-def read_max_tokens(fields: Fields, *names: str) -> int | None:
+def read_max_tokens(fields: Fields, *names: str, least: int = 1) -> int | None:
     """The limit, under any of these names."""
-    return _either(fields, integer(1, MAX_TOKENS), *names)
+    return _either(fields, integer(least, MAX_TOKENS), *names)
 
 
 def _either(fields: Fields, read: Reader[T], *names: str) -> T | None:

@@ -87,7 +87,7 @@ class Chain:
         """Places that fell out since the last :meth:`route`; nothing goes on until the next."""
         self.outputs: deque[bytes] = deque()
         """What the head shall see, in order: the hidden state of the last row of each
-        :meth:`add`."""
+        :meth:`add`, or, a step at a time, those of every row of it."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -159,7 +159,7 @@ class Chain:
     def _rewind(self) -> None:
         """What a hop has computed and nobody has kept, it computes again."""
         last = self.hops[-1]
-        lost = [step for step in range(self._headed, last.done) if self._steps[step].logits]
+        lost = [step for step in range(self._headed, last.done) if self._steps[step].outputs]
         if lost:
             last.rewind(lost[0])
         for before, after in reversed(list(pairwise(self.hops))):
@@ -169,9 +169,10 @@ class Chain:
 
     # -- steps
 
-    def add(self, tokens: Sequence[int], now: float) -> None:
-        """More tokens: a prompt, which is cut into chunks, or the one that was chosen last."""
-        self._steps.add(tokens, self._settings.chunk)
+    def add(self, tokens: Sequence[int], now: float, *, every: bool = False) -> None:
+        """More tokens: a prompt, which is cut into chunks, or the one that was chosen last.
+        ``every``: the head shall see all rows of it."""
+        self._steps.add(tokens, self._settings.chunk, every=every)
         self._pump(0, now)
 
     def _pump(self, index: int, now: float) -> None:
@@ -222,7 +223,7 @@ class Chain:
     def _wanted(self, index: int, step: int) -> bool:
         """Whether anybody needs a hop's output of a step."""
         if index + 1 == len(self.hops):
-            return step >= self._headed and self._steps[step].logits
+            return step >= self._headed and bool(self._steps[step].outputs)
         after = self.hops[index + 1]
         return after.done <= step and after.journal.get(step) is None
 
@@ -277,7 +278,7 @@ class Chain:
                 self.hops[index + 1].journal.put(step, states[at:end])
             else:
                 self._headed = step + 1
-                self.outputs.append(states[end - row : end])
+                self.outputs.append(states[end - self._steps[step].outputs * row : end])
             at = end
 
     def _fault(self, hop: Hop, frame: Frame, now: float) -> None:

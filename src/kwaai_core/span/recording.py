@@ -11,12 +11,12 @@ from kwaai_core.span.tags import PrefixTags
 
 
 class Shape(NamedTuple):
-    """One step as it was recorded: ``rows`` tokens from ``position`` on. ``logits``: the last of
-    them is followed by a token that the head chooses."""
+    """One step as it was recorded: ``rows`` tokens from ``position`` on. The head shall see the
+    last ``outputs`` of them: the one that is followed by a token that it chooses, or all."""
 
     position: int
     rows: int
-    logits: bool
+    outputs: int
 
 
 class Recording:
@@ -39,15 +39,16 @@ class Recording:
     def __getitem__(self, step: int) -> Shape:
         return self._shapes[step]
 
-    def add(self, tokens: Sequence[int], chunk: int) -> None:
+    def add(self, tokens: Sequence[int], chunk: int, *, every: bool = False) -> None:
         """More tokens, in steps of ``chunk`` rows at absolute multiples of it; the last one is
-        followed by a token that the head chooses."""
+        followed by a token that the head chooses. ``every``: it shall see all rows of them."""
         start = len(self.tokens)
         self.tokens += tokens
         self._tags.extend(tokens)
         for position, rows in _cut(start, len(self.tokens), chunk):
             end = position + rows
-            self._shapes.append(Shape(position, rows, end == len(self.tokens)))
+            outputs = rows if every else int(end == len(self.tokens))
+            self._shapes.append(Shape(position, rows, outputs))
             self._ends.append(end)
 
     def held(self, frame: Frame) -> int:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from kwaai_core.errors import ModelNotFound
+from kwaai_core.errors import ModelNotFound, UnsupportedParameter
 from kwaai_core.peering import Identity, Transport
 from kwaai_core.roles import (
     Catalog,
@@ -150,6 +150,8 @@ class ScriptedExecutor:
 
     def answer(self, request: GenerateRequest) -> Iterator[Delta | Exception | trio.Event]:
         """What a request is answered with; a test that needs a broken executor overrides it."""
+        if request.echo:
+            yield Delta(_echoed(request))
         spoken = [step for step in self.script if isinstance(step, str)]
         text = "".join(spoken[: request.max_tokens])
         end = _cut(text, request.stop)
@@ -170,6 +172,12 @@ class ScriptedExecutor:
 def _cut(text: str, stop: Sequence[str]) -> int:
     """How much of a text comes before the first stop string."""
     return min((at for one in stop if (at := text.find(one)) >= 0), default=len(text))
+
+
+def _echoed(request: GenerateRequest) -> str:
+    if not isinstance(request.prompt, str):
+        raise UnsupportedParameter("a script has no text of tokens, so no echo", param="echo")
+    return request.prompt
 
 
 def _words(request: GenerateRequest) -> int:

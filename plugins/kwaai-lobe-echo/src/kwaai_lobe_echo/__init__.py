@@ -40,8 +40,8 @@ class Echo:
 
         if request.model != CARD:
             raise ModelNotFound(request.model.id, [CARD.id])
-        if isinstance(request.prompt, TokenIds) or request.logprobs is not None:
-            raise UnsupportedParameter("echo repeats words: it has neither tokens nor logprobs")
+        if isinstance(request.prompt, TokenIds) or request.logprobs is not None or request.echo:
+            raise UnsupportedParameter("this model repeats words, without tokens and logprobs")
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
         words = prompt.split()
         said = " ".join(words[: request.max_tokens])

@@ -24,7 +24,7 @@ from kwaai_core import (
 )
 from kwaai_core.errors import cause_of
 from kwaai_core.span.roles import SpanHead, SpanHost
-from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.frames import job_of
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.span_executor import SpanWorkers
@@ -103,9 +103,7 @@ class LlamaExecutor:
     ) -> AsyncIterator[trio.abc.ReceiveChannel[Delta]]:
         """See :meth:`kwaai_core.Executor.generate`."""
         worker = await self._pool.worker(request.model, self._finder(request.model), request.exact)
-        job = Job(
-            request.prompt, request.sampling, request.stop, request.max_tokens, request.logprobs
-        )
+        job = job_of(request)
         async with worker.generate(job) as (answer, _):
             yield answer
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from kwaai_core import (
+    GenerateRequest,
     Logprob,
     Message,
     Prompt,
@@ -70,7 +71,8 @@ class FrameError(Exception):
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a worker is asked to generate. ``logprobs``: tell the probabilities of tokens, and of so
-    many of the likeliest; ``digest``: hash the logits of every sampled row."""
+    many of the likeliest; ``digest``: hash the logits of every sampled row; ``echo``: tell the
+    prompt first, as TEXT of no tokens, and the probabilities of its tokens too."""
 
     prompt: Prompt
     sampling: Sampling = field(default_factory=Sampling)
@@ -78,6 +80,19 @@ class Job:
     max_tokens: int | None = None
     logprobs: int | None = None
     digest: bool = False
+    echo: bool = False
+
+
+def job_of(request: GenerateRequest) -> Job:
+    """The job that a request is to a worker that has its model."""
+    return Job(
+        request.prompt,
+        request.sampling,
+        request.stop,
+        request.max_tokens,
+        request.logprobs,
+        echo=request.echo,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +124,7 @@ _FINISH = struct.Struct("<BxxxIII")
 _FAILURE = struct.Struct("<BxxxII")
 _COUNT = struct.Struct("<I")
 _REASONS = ("stop", "length")
-_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS = 1, 2, 4, 8, 16
+_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS, _ECHO = 1, 2, 4, 8, 16, 32
 _NO_LOGPROBS = 255
 _LARGEST = 2**31 - 1  # of a job's numbers; llama.cpp's are of 32 bits
 _MOST_STOPS = 255
@@ -196,7 +211,7 @@ def encode_job(job: Job) -> bytes:
     sampling, seed = job.sampling, job.sampling.seed
     flags = _SEEDED * (seed is not None) | _DIGEST * job.digest
     flags |= _CHAT * isinstance(job.prompt, tuple) | _TOKENS * isinstance(job.prompt, TokenIds)
-    flags |= _BOUNDED * (job.max_tokens is not None)
+    flags |= _BOUNDED * (job.max_tokens is not None) | _ECHO * job.echo
     head = _JOB.pack(
         sampling.temperature,
         sampling.top_p,
@@ -285,7 +300,8 @@ def decode_job(payload: bytes) -> Job:
         prompt = fields.text()
     max_tokens = int(limit) if flags & _BOUNDED else None
     logprobs = None if told == _NO_LOGPROBS else int(told)
-    return Job(prompt, sampling, stop, max_tokens, logprobs, bool(flags & _DIGEST))
+    digest, echo = bool(flags & _DIGEST), bool(flags & _ECHO)
+    return Job(prompt, sampling, stop, max_tokens, logprobs, digest, echo)
 
 
 def _message(fields: _Fields) -> Message:
@@ -317,11 +333,11 @@ def decode_text(payload: bytes) -> tuple[int, str]:
 
 def encode_logprobs(tokens: Sequence[TokenLogprob]) -> bytes:
     """The payload of LOGPROBS."""
-    found = [[*_pair(one), [_pair(other) for other in one.top]] for one in tokens]
+    found = [[*_pair(one), [*map(_pair, one.top)]] for one in tokens]
     return json.dumps(found, separators=(",", ":")).encode()
 
 
-def _pair(one: Logprob) -> list[object]:
+def _pair(one: Logprob | TokenLogprob) -> list[object]:
     return [one.token.decode("latin-1"), one.logprob]
 
 
@@ -331,7 +347,7 @@ def decode_logprobs(payload: bytes) -> tuple[TokenLogprob, ...]:
         return tuple(
             TokenLogprob(
                 token.encode("latin-1"),
-                float(logprob),
+                None if logprob is None else float(logprob),
                 tuple(Logprob(other.encode("latin-1"), float(log)) for other, log in top),
             )
             for token, logprob, top in json.loads(payload)

@@ -39,6 +39,14 @@ class Plan:
         """KV cells of one session: llama.cpp makes its context a multiple of 256."""
         return padded(self.context)
 
+    def scored_rows(self, vocabulary: int) -> int:
+        """Rows of a call that may all have logits, which take four bytes for each token there is.
+
+        An exact worker does not cut a chunk of a prompt in pieces, whose kernels might differ.
+        """
+        rows = max(_FEWEST_SCORED, _SCORED_BYTES // (4 * max(vocabulary, 1)))
+        return EXACT_CHUNK if self.exact else min(rows, self.chunk, EXACT_CHUNK)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
@@ -73,6 +81,9 @@ def padded(tokens: int) -> int:
 
 
 PAD = 256
+
+_SCORED_BYTES = 16 << 20
+_FEWEST_SCORED = 16
 
 EXACT_CHUNK = 128
 """Rows of a canonical prefill chunk of an exact worker, at absolute multiples of itself."""

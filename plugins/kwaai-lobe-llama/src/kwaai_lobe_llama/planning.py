@@ -40,6 +40,8 @@ def make_plan(
     check_architecture(file)
     per_token = kv_bytes_per_token(file, "f16" if exact else settings.kv_type)
     weights = sum(tensor.nbytes for tensor in file.tensors) + _WORKER_BYTES
+    if exact:
+        weights += _scored_bytes(file)
     wanted = settings.context or min(file.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     context, streams = _fit(wanted, settings, per_token, memory - weights)
     if not streams:
@@ -91,6 +93,14 @@ def make_span_plan(
         chunk=EXACT_CHUNK,  # so that the chunks of a prompt pass through the hosts like a train
     )
     return Planned(plan, weights + per_token * plan.cells * streams)
+
+
+def _scored_bytes(file: GgufFile) -> int:
+    """What the logits of a whole chunk of a prompt take, computed and read, beyond what a worker
+    has room for anyway."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    vocabulary = tokens.count if tokens is not None else 0
+    return max(0, 2 * 4 * vocabulary * EXACT_CHUNK - _WORKER_BYTES // 2)
 
 
 def _within(name: str, units: Sequence[Span]) -> bool:

@@ -23,7 +23,7 @@ from kwaai_core import (
 )
 from kwaai_core.gguf import GgufFile, read_gguf
 from kwaai_core.span.roles import Routing, SpanFacts, SpanLoad
-from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.frames import job_of
 from kwaai_lobe_llama.planning import Planned, machine_memory, make_span_plan
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
@@ -331,8 +331,6 @@ class LlamaSpanHead:
         self, request: GenerateRequest, routing: Routing
     ) -> AsyncIterator[trio.abc.ReceiveChannel[Delta]]:
         worker = await self._shop.serving()
-        job = Job(
-            request.prompt, request.sampling, request.stop, request.max_tokens, request.logprobs
-        )
+        job = job_of(request)
         async with worker.generate(job, routing) as (answer, _):
             yield answer

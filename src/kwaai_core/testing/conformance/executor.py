@@ -8,7 +8,7 @@ from functools import partial
 
 import trio
 
-from kwaai_core.errors import ModelNotFound
+from kwaai_core.errors import ModelNotFound, UnsupportedParameter
 from kwaai_core.roles import Executor
 from kwaai_core.testing.conformance.rules import (
     SECONDS,
@@ -60,7 +60,7 @@ class Subject:
             prompt or self.prompt,
             Sampling(temperature=0.0, seed=1),
             stop,
-            max_tokens or self.tokens,
+            self.tokens if max_tokens is None else max_tokens,
             exact=True if self.repeatable else None,
         )
 
@@ -156,8 +156,8 @@ def _is_text(text: str) -> bool:
 
 
 async def max_tokens_is_honoured(subject: Subject) -> None:
-    """An answer of 1, 2 or 3 tokens at most has no more, and says ``length``."""
-    for limit in (1, 2, 3):
+    """An answer of 0, 1, 2 or 3 tokens at most has no more, and says ``length``."""
+    for limit in (0, 1, 2, 3):
         given = await subject.answer(subject.request(max_tokens=limit))
         count = given.usage.completion_tokens
         require(count == limit, f"max_tokens={limit} gave {count} tokens: {given.text!r}")
@@ -187,6 +187,23 @@ async def both_kinds_of_prompt_work(subject: Subject) -> None:
     ):
         given = await subject.answer(subject.request(prompt))
         require(given.usage.prompt_tokens > 0, f"{prompt!r} counts as no tokens: {given.usage}")
+
+
+async def an_echo_comes_first_or_is_refused(subject: Subject) -> None:
+    """``echo`` tells the prompt before the answer, or is :class:`UnsupportedParameter`."""
+    prompt = "Ünïcödé 🌍 and more of it"
+    request = subject.request(prompt, max_tokens=3)
+    try:
+        given = await subject.answer(replace(request, echo=True))
+    except UnsupportedParameter:
+        return
+    plain = await subject.answer(request)
+    echoed, counted = given.text, sum(delta.tokens for delta in given.deltas)
+    require(echoed.startswith(prompt), f"the echo of {prompt!r} is {echoed!r}")
+    require(counted == given.usage.completion_tokens, f"{counted} tokens, with {given.usage}")
+    if subject.repeatable:
+        wanted = prompt + plain.text
+        require(echoed == wanted, f"with an echo the answer {wanted!r} became {echoed!r}")
 
 
 async def leaving_early_frees(subject: Subject) -> None:
@@ -272,6 +289,7 @@ EXECUTOR_RULES: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     max_tokens_is_honoured,
     a_stop_string_is_never_in_the_text,
     both_kinds_of_prompt_work,
+    an_echo_comes_first_or_is_refused,
     leaving_early_frees,
     a_cancelled_receive_loses_nothing,
     an_unknown_model_is_refused,

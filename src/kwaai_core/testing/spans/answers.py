@@ -9,7 +9,7 @@ from zlib import crc32
 
 import trio
 
-from kwaai_core.errors import KwaaiError, leaf
+from kwaai_core.errors import KwaaiError, UnsupportedParameter, leaf
 from kwaai_core.span.chain import Chain
 from kwaai_core.span.frames import Frame
 from kwaai_core.span.hop import Blame, Hop, Place, Trouble
@@ -30,6 +30,11 @@ from kwaai_core.types import Hop as NamedHop
 TICK_SECONDS = 0.1
 
 
+def most_of(request: GenerateRequest, room: int) -> int:
+    """How many tokens its answer may have, where there is room for so many."""
+    return room if request.max_tokens is None else min(request.max_tokens, room)
+
+
 def tokens_of(prompt: Prompt) -> list[int]:
     """The toy's tokeniser: a number for each word."""
     if isinstance(prompt, TokenIds):
@@ -47,7 +52,9 @@ class Teller:
         self._prompt, self._most = prompt, most
         self._text, self._told, self._tokens = "", 0, 0
         self._untold = 0
-        self.finish: FinishReason | None = None
+        if request.echo:
+            raise UnsupportedParameter("the toy has no text of tokens, so no echo", param="echo")
+        self.finish: FinishReason | None = None if most else "length"
 
     def take(self, token: int) -> Delta:
         """The delta for one more token; :attr:`finish` says whether it was the last."""

@@ -12,7 +12,7 @@ from kwaai_core.errors import KwaaiError, ModelNotFound
 from kwaai_core.peering import DataChannel
 from kwaai_core.span.roles import SpanFacts
 from kwaai_core.testing.network.tasks import background
-from kwaai_core.testing.spans.answers import Teller, Telling, tokens_of
+from kwaai_core.testing.spans.answers import Teller, Telling, most_of, tokens_of
 from kwaai_core.testing.spans.heading import FakeSpanHead
 from kwaai_core.testing.spans.hosting import FakeSpanHost, serve_quietly
 from kwaai_core.testing.spans.lines import FrameLine
@@ -82,7 +82,7 @@ class FakeSpanExecutor:
         """See :meth:`kwaai_core.Executor.generate`: the undivided run."""
         self._check(request.model)
         prompt = tokens_of(request.prompt)
-        most = min(request.max_tokens or self.cells, self.cells - len(prompt))
+        most = most_of(request, self.cells - len(prompt))
         teller, telling = Teller(request, len(prompt), most), Telling()
         for token in plain(prompt, most):
             telling.tell(teller.take(token))

@@ -18,7 +18,7 @@ from kwaai_core.span.journal import Budget
 from kwaai_core.span.roles import LOCAL, Routing, SpanFacts
 from kwaai_core.span.watch import Pace, Silence
 from kwaai_core.testing.network.tasks import background
-from kwaai_core.testing.spans.answers import TICK_SECONDS, Answer, Teller, tokens_of
+from kwaai_core.testing.spans.answers import TICK_SECONDS, Answer, Teller, most_of, tokens_of
 from kwaai_core.testing.spans.lines import FrameLine, line_over
 from kwaai_core.testing.toy import embed
 from kwaai_core.types import Delta, GenerateRequest
@@ -136,7 +136,7 @@ class FakeSpanHead:
         prompt, cells = tokens_of(request.prompt), self.facts.cells
         if len(prompt) >= cells:
             raise ContextLengthExceeded(len(prompt), cells, param="messages")
-        most = min(request.max_tokens or cells, cells - len(prompt))
+        most = most_of(request, cells - len(prompt))
         room = len(prompt) + most
         facts = self.facts
         settings = Settings(facts.width, room, facts.chunk)

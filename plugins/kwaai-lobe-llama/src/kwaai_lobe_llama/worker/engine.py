@@ -26,7 +26,7 @@ class Engine(Loaded):
 
     def __init__(self, plan: Plan) -> None:
         # logits of a whole chunk would cost 300 MB
-        super().__init__(plan, plan.streams + 1)
+        super().__init__(plan, plan.streams + 1, scored=True)
         self._rows = _Batch(max(self.plan.chunk, self.plan.streams + 1))
 
     def decode(self, rows: Sequence[Row]) -> None:
@@ -40,6 +40,12 @@ class Engine(Loaded):
     def prefill(self, tokens: Sequence[int], position: int, stream: int, *, output: bool) -> None:
         """Run consecutive tokens of one stream; ``output``: the logits of the last are wanted."""
         self._rows.fill_run(tokens, position, stream, self.plan.min_rows if output else 0)
+        self._run(self._rows.sized(len(tokens)))
+
+    def score(self, tokens: Sequence[int], position: int, stream: int) -> None:
+        """Run consecutive tokens of one stream, the logits of all of which are wanted: of
+        ``scored_rows`` at the most."""
+        self._rows.fill_run(tokens, position, stream, len(tokens))
         self._run(self._rows.sized(len(tokens)))
 
 

@@ -43,13 +43,20 @@ class _Reported(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Answer:
     """One answer in the making. ``asked``: its router has still to say where it goes;
-    ``reported`` are the places of this epoch that were said to be slow, or leaving."""
+    ``reported`` are the places of this epoch that were said to be slow, or leaving; ``seen`` is how
+    many rows of a prompt that is scored the head has run."""
 
     session: Session
     chain: Chain
     room: int
     asked: bool = False
+    seen: int = 0
     reported: dict[Place, _Reported] = field(default_factory=dict)
+
+    @property
+    def scoring(self) -> bool:
+        """Whether rows of its prompt come through, all of which are wanted."""
+        return self.session.scored and self.seen < len(self.session.prompt)
 
 
 class Heading:
@@ -120,7 +127,8 @@ class Heading:
         answer.reported.clear()
         self._name_hops(answer)
         if first:
-            chain.add(answer.session.prompt, time.monotonic())
+            session = answer.session
+            chain.add(session.prompt, time.monotonic(), every=session.scored)
 
     def _name_hops(self, answer: Answer) -> None:
         for key in [key for key, other in self._hops.items() if other is answer]:
@@ -201,19 +209,41 @@ class Heading:
         self._ask_for_route(answer.session.number, answer.room, route, trouble)
 
     def step(self) -> bool:
-        """The next tokens of the answers whose hidden states have come through; False where
-        there are none."""
-        ready = [answer for answer in self._answers.values() if answer.chain.outputs]
+        """The next tokens of the answers whose hidden states have come through, and what there is
+        to tell of a prompt; False where there are none."""
+        every = [answer for answer in self._answers.values() if answer.chain.outputs]
+        ready = [answer for answer in every if not answer.scoring]
         most = min(self._head.plan.max_rows, self._head.plan.streams)
         for start in range(0, len(ready), most):
             group = ready[start : start + most]
             self._head.run_head([answer.chain.outputs.popleft() for answer in group])
             for row, answer in enumerate(group):
-                if self._teller.take(answer.session, row, hold=True):
-                    self._end(answer)
-                elif not answer.session.cancelled:  # else it has no token, and ends with its errand
-                    answer.chain.add([answer.session.token], time.monotonic())
-        return bool(ready)
+                self._take(answer, row)
+        scoring = [answer for answer in every if answer.scoring]
+        if scoring:  # one at a time, so that they hold up nobody's tokens for long
+            self._score(min(scoring, key=lambda answer: answer.seen))
+        return bool(every)
+
+    def _take(self, answer: Answer, row: int) -> None:
+        if self._teller.take(answer.session, row, hold=True):
+            self._end(answer)
+        elif not answer.session.cancelled:  # else it has no token, and ends with its errand
+            answer.chain.add([answer.session.token], time.monotonic())
+
+    def _score(self, answer: Answer) -> None:
+        """Tell the probabilities of the next tokens of a prompt, and draw what follows its last."""
+        width, outputs = self._head.width * 4, answer.chain.outputs
+        states = memoryview(outputs.popleft())
+        most = self._head.scored_rows * width
+        if len(states) > most:
+            outputs.appendleft(bytes(states[most:]))
+            states = states[:most]
+        rows = len(states) // width
+        self._head.score(states)
+        self._teller.score(answer.session, range(rows))
+        answer.seen += rows
+        if not answer.scoring:
+            self._take(answer, rows - 1)
 
     def cancel(self, session: Session) -> None:
         """End an answer that nobody wants any more."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kwaai_core import Message, TokenIds
+from kwaai_core import Message, Prompt, TokenIds
 from kwaai_lobe_llama.frames import Failure, FailureCode, Job
 from kwaai_lobe_llama.worker.bindings import C
 from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.sampler import Sampler
-from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.telling import Echo, Session
 from kwaai_lobe_llama.worker.template import ChatTemplate, TemplateError
 from kwaai_lobe_llama.worker.text import TextAssembler
 
@@ -61,7 +62,22 @@ class Intake:
         limit = room if job.max_tokens is None else min(room, job.max_tokens)
         digest = hashlib.sha256() if job.digest else None
         text, told = TextAssembler(job.stop), _logprobs(job.logprobs)
-        return Session(number, prompt, limit, sampler, text, digest, told)
+        echo = Echo(self._pieces(job.prompt, prompt), told is not None) if job.echo else None
+        return Session(number, prompt, limit, sampler, text, digest, told, echo)
+
+    def _pieces(self, prompt: Prompt, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of a prompt's tokens; together they are its text, where it was one.
+
+        Tokenisers put a token in front that is not in the text, and some of them a space.
+        """
+        pieces = [self._engine.piece(token, special=True) for token in tokens]
+        if isinstance(prompt, str):
+            text = prompt.encode("utf-8", "replace")
+            at = int(self._adds_bos and b"".join(pieces) != text)
+            pieces[:at] = [b""] * at
+            if b"".join(pieces) == b" " + text:
+                pieces[at] = pieces[at][1:]
+        return pieces
 
     def _prompt(self, job: Job) -> list[int]:
         if not isinstance(job.prompt, TokenIds):

@@ -27,20 +27,24 @@ class Aborted(Exception):
 class Loaded:
     """A loaded model with its context, of which a call may have ``outputs`` rows' worth.
 
+    ``scored``: or as many as :attr:`scored_rows`, for prompts whose probabilities are asked for.
+    Memory for those is taken when there are any.
+
     Resources: the caller closes it (:meth:`close`), or the process ends.
     Errors: :class:`EngineError` where the model or its context cannot be made.
     """
 
-    def __init__(self, plan: Plan, outputs: int) -> None:
+    def __init__(self, plan: Plan, outputs: int, *, scored: bool = False) -> None:
         self._log = capture_log()
         C.llama_backend_init()
         self.model = self._load(plan)
         self.plan = plan = _within_nature(self.model, plan)
-        self.context = self._open(plan, outputs)
         self.vocabulary = C.llama_model_get_vocab(self.model)
         self.n_vocab = C.llama_vocab_n_tokens(self.vocabulary)
+        self.scored_rows = plan.scored_rows(self.n_vocab) if scored else 0
+        self.context = self._open(plan, max(outputs, self.scored_rows))
         self.memory = C.llama_get_memory(self.context)
-        self._pieces: dict[int, bytes] = {}
+        self._pieces: dict[tuple[int, bool], bytes] = {}
 
     def _arrange(self, params: C.llama_context_params) -> None:
         """Change what is particular to a kind of model before its context is made."""
@@ -97,16 +101,17 @@ class Loaded:
                 return tokens[:n]
             size = -n
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; none for control tokens."""
-        piece = self._pieces.get(token)
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that a token stands for; none for control tokens, or what is written for them
+        where ``special``."""
+        piece = self._pieces.get((token, special))
         if piece is None:
             buffer = ctypes.create_string_buffer(256)
-            n = C.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, False)
+            n = C.llama_token_to_piece(self.vocabulary, token, buffer, 256, 0, special)
             if n < 0:
                 buffer = ctypes.create_string_buffer(-n)
-                n = C.llama_token_to_piece(self.vocabulary, token, buffer, -n, 0, False)
-            piece = self._pieces[token] = buffer.raw[: max(n, 0)]
+                n = C.llama_token_to_piece(self.vocabulary, token, buffer, -n, 0, special)
+            piece = self._pieces[token, special] = buffer.raw[: max(n, 0)]
         return piece
 
     def special_text(self, token: int) -> str:

@@ -23,15 +23,24 @@ class LogprobReader:
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()
         self._taken = self._shown = 0
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are tokens that were not told."""
+        return bool(self._waiting)
+
     def take(self, engine: Loaded, row: int, token: int) -> None:
         """A token was drawn from the logits of a row of the engine's last call."""
+        drawn = self.read(engine, row, token, engine.piece(token))
+        self._waiting.append((self._taken, drawn))
+        self._taken += len(drawn.token)
+
+    def read(self, engine: Loaded, row: int, token: int, piece: bytes) -> TokenLogprob:
+        """What the logits of a row of the engine's last call say of a token."""
         logits = np.frombuffer(engine.logits(row), dtype="<f4").astype(np.float64)
         logits -= logits.max()
         logits -= np.log(np.exp(logits).sum())
         top = tuple(_of(engine, logits, int(other)) for other in _likeliest(logits, self._most))
-        drawn = _of(engine, logits, token)
-        self._waiting.append((self._taken, TokenLogprob(drawn.token, drawn.logprob, top)))
-        self._taken += len(drawn.token)
+        return TokenLogprob(piece, float(logits[token]), top)
 
     def shown(self, size: int) -> list[TokenLogprob]:
         """So many bytes of text more are shown: the tokens that begin in them."""

@@ -129,13 +129,11 @@ class Scheduler:
             if not free:
                 return
             session = self._waiting.popleft()
-            stream = max(
-                free, key=lambda s: (self._reusable(s, session.prompt), -s.used, -s.number)
-            )
+            stream = max(free, key=lambda s: (self._reusable(s, session), -s.used, -s.number))
             self._occupy(stream, session)
 
     def _occupy(self, stream: Stream, session: Session) -> None:
-        keep = self._reusable(stream, session.prompt)
+        keep = self._reusable(stream, session)
         if not self._engine.truncate(stream.number, keep):
             keep = 0
             self._engine.truncate(stream.number, 0)
@@ -145,12 +143,16 @@ class Scheduler:
         self._running.append(session)
         self._prefilling.append(session)
 
-    def _reusable(self, stream: Stream, prompt: Sequence[int]) -> int:
+    def _reusable(self, stream: Stream, session: Session) -> int:
         """How many tokens of a prompt a stream's cells already hold, and may be used for it.
 
         An exact worker takes only whole chunks that prefill wrote, so that every row of the
-        prompt was computed in the shape in which it would be computed anew.
+        prompt was computed in the shape in which it would be computed anew. Of a prompt that is
+        scored every row is wanted.
         """
+        if session.scored:
+            return 0
+        prompt = session.prompt
         limit = min(len(stream.tokens), len(prompt) - 1)
         if self._plan.exact:
             limit = min(limit, stream.chunked)
@@ -163,14 +165,10 @@ class Scheduler:
         (session,) = group
         stream = _stream_of(session)
         start = len(stream.tokens)
-        rows = session.prompt[start : start + self._chunk_rows(start)]
+        rows = session.prompt[start : start + self._chunk_rows(start, session)]
         last = start + len(rows) == len(session.prompt)
         began = time.perf_counter()
-        if len(rows) >= self._plan.min_rows:
-            self._engine.prefill(rows, start, stream.number, output=last)
-            place = len(rows) - 1
-        else:
-            (place,) = self._run_padded([Row(rows[0], start, stream.number, last)])
+        place = self._run_chunk(session, rows, start, output=last)
         self._row_seconds = (time.perf_counter() - began) / len(rows)
         stream.tokens += rows
         if stream.chunked == start and len(rows) == self._plan.chunk:
@@ -178,14 +176,32 @@ class Scheduler:
         if last:
             self._take(session, place)
 
-    def _chunk_rows(self, start: int) -> int:
+    def _run_chunk(self, session: Session, rows: Sequence[int], start: int, *, output: bool) -> int:
+        """Run a chunk of a prompt, and tell of it where that is wanted; the place of its last row,
+        which has logits where it is an ``output``."""
+        stream = _stream_of(session)
+        place = len(rows) - 1
+        if len(rows) < self._plan.min_rows:
+            (place,) = self._run_padded(
+                [Row(rows[0], start, stream.number, output or session.scored)]
+            )
+        elif session.scored:
+            self._engine.score(rows, start, stream.number)
+        else:
+            self._engine.prefill(rows, start, stream.number, output=output)
+        if session.scored:
+            self._teller.score(session, range(place + 1 - len(rows), place + 1))
+        return place
+
+    def _chunk_rows(self, start: int, session: Session) -> int:
         plan = self._plan
         if plan.exact:  # at absolute multiples: the same rows in the same shapes, always
             return plan.chunk - start % plan.chunk
+        most = self._engine.scored_rows if session.scored else plan.chunk
         if len(self._prefilling) + 1 >= len(self._running) or not self._row_seconds:
-            return plan.chunk
+            return most
         rows = int(STALL_SECONDS / self._row_seconds) // _SMALLEST_CHUNK * _SMALLEST_CHUNK
-        return min(max(_SMALLEST_CHUNK, rows), plan.chunk)
+        return min(max(_SMALLEST_CHUNK, rows), most)
 
     # -- decoding
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kwaai_lobe_llama.plan import PAD, Plan
+from kwaai_lobe_llama.plan import EXACT_CHUNK, PAD, Plan
 from kwaai_lobe_llama.worker.bindings import C, ggml
 from kwaai_lobe_llama.worker.loaded import EngineError, Loaded
 
@@ -84,9 +84,10 @@ class HeadEngine(Loaded):
 
     def __init__(self, plan: Plan) -> None:
         rows = max(plan.streams, plan.min_rows)
-        super().__init__(replace(plan, context=PAD, chunk=rows, streams=rows), rows)
+        shape = replace(plan, context=PAD, chunk=max(rows, EXACT_CHUNK), streams=rows)
+        super().__init__(shape, rows, scored=True)
         self.plan = replace(plan, max_rows=min(plan.max_rows, plan.streams))
-        self._states = _States(rows, self.width)
+        self._states = _States(max(rows, self.scored_rows), self.width)
         self._blank = bytes(self.width * 4)
 
     @property
@@ -99,6 +100,14 @@ class HeadEngine(Loaded):
         C.llama_memory_clear(self.memory, False)
         rows = [*states, *[self._blank] * (self.plan.min_rows - len(states))]
         self._run(self._states.filled(rows, [(0, stream) for stream in range(len(rows))]))
+
+    def score(self, states: memoryview) -> None:
+        """Run hidden states of one prompt, ``scored_rows`` at the most; the logits are in order."""
+        C.llama_memory_clear(self.memory, False)
+        rows = len(states) // len(self._blank)
+        blanks = [memoryview(self._blank)] * (self.plan.min_rows - rows)
+        places = [(position, 0) for position in range(max(rows, self.plan.min_rows))]
+        self._run(self._states.filled([states, *blanks], places))
 
 
 class _States:

@@ -52,6 +52,21 @@ class Stream:
     session: Session | None = None
 
 
+@dataclass(slots=True)
+class Echo:
+    """A prompt that is told before its answer: the bytes of its tokens, of which so many are
+    ``told``. ``scored``: with their probabilities, for which every row of it is an output."""
+
+    pieces: Sequence[bytes]
+    scored: bool
+    told: int = 0
+
+    def rest(self) -> bytes:
+        """What is not told yet; it is now."""
+        begin, self.told = self.told, len(self.pieces)
+        return b"".join(self.pieces[begin:])
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One answer in the making. ``prompt`` is not empty and leaves room for a token."""
@@ -63,6 +78,7 @@ class Session:
     text: TextAssembler
     digest: Digest | None = None
     told: LogprobReader | None = None
+    echo: Echo | None = None
     stream: Stream | None = None
     token: int = -1
     generated: int = 0
@@ -75,6 +91,11 @@ class Session:
     @property
     def decoding(self) -> bool:
         return self.token >= 0
+
+    @property
+    def scored(self) -> bool:
+        """Whether the logits of every row of its prompt are wanted."""
+        return self.echo is not None and self.echo.scored
 
 
 class Teller:
@@ -93,6 +114,23 @@ class Teller:
         self._endless = endless  # go on past a token that ends an answer, to measure
         self._now = clock
 
+    def score(self, session: Session, rows: Sequence[int]) -> None:
+        """These rows of the engine's last call are the next ones of a prompt that is scored: tell
+        the probabilities of the tokens that follow them."""
+        echo, reader = session.echo, session.told
+        if echo is None or reader is None:
+            raise RuntimeError(f"session {session.number} is not to be scored")
+        found = []
+        if not echo.told:  # the first token follows nothing
+            found.append(TokenLogprob(echo.pieces[0], None))
+        first = max(1, echo.told)
+        echo.told = min(first + len(rows), len(session.prompt))  # what follows the last is drawn
+        for row, at in zip(rows, range(first, echo.told), strict=False):
+            found.append(reader.read(self._engine, row, session.prompt[at], echo.pieces[at]))
+        self._sink.logprobs(session, found)
+        text = session.text.before(b"".join(one.token for one in found))
+        self._sink.text(session, 0, text)
+
     def take(self, session: Session, row: int, *, hold: bool = False) -> bool:
         """Sample from a row; True where that was the end of the session, which is told.
 
@@ -100,13 +138,18 @@ class Teller:
         """
         if session.digest is not None:
             session.digest.update(self._engine.logits(row))
+        if session.echo is not None:
+            session.pending += session.text.before(session.echo.rest())
+        if not session.limit:
+            return self._end(session, "length")
         token = session.sampler.sample(self._engine, row)
         if session.cancelled:
             return False
-        if not self._endless and self._engine.is_end(token):
-            return self._end(session, "stop")
-        if session.told is not None:
+        ends = not self._endless and self._engine.is_end(token)
+        if session.told is not None and not (ends and session.echo is None):
             session.told.take(self._engine, row, token)
+        if ends:
+            return self._end(session, "stop")
         session.token = token
         session.generated += 1
         session.unsent += 1
@@ -122,7 +165,7 @@ class Teller:
         session.pending += text
         now = self._now()
         ready = session.pending and not (hold and now < session.sent + HOLD_SECONDS)
-        if ready or (last and session.unsent):
+        if ready or (last and (session.unsent or (session.told and session.told.waiting))):
             if session.told is not None:
                 told = session.told.shown(len(session.pending.encode("utf-8", "replace")))
                 if last and not session.text.stopped:

@@ -18,6 +18,13 @@ class TextAssembler:
         self._held = ""
         self.stopped = False
 
+    def before(self, data: bytes) -> str:
+        """Take bytes that come before the answer, in which stop strings do not count; their text.
+
+        Bytes at the end that begin a code point are the answer's.
+        """
+        return self._decoder.decode(data)
+
     def push(self, piece: bytes, *, final: bool = False) -> str:
         """Take the bytes of one token; the text that is now certain.
 
