@@ -20,7 +20,7 @@ from kwaai_core.roles import (
 from kwaai_core.types import (
     Assessment, ChatRequest, Delta, Embedding, GenerateRequest, Hop, HopTiming, Intent, Logprob,
     Message, ModelCard, Prompt, Report, RoleName, Sampling, Span, Tier, TokenIds, TokenLogprob,
-    Usage,
+    Tokenizer, Tokens, Usage,
 )  # fmt: skip
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ModelNotFound", "NoNode", "NoPeerAvailable", "NoSettings", "NotVerified", "Offer", "Owner",
     "PeerDenied", "PeerLost", "PeerUnreachable", "Prompt", "ProtocolRefused", "Record", "Report",
     "RequestError", "RequestTooLarge", "RoleConflict", "RoleName", "Route", "Router", "Sampling",
-    "Settlement", "Span", "Stream", "StreamEnded", "Tier", "TokenIds", "TokenLogprob", "Transport",
-    "TrustPolicy", "UnsupportedParameter", "UpstreamLost", "Usage", "WorkerLost", "hookimpl",
+    "Settlement", "Span", "Stream", "StreamEnded", "Tier", "TokenIds", "TokenLogprob",
+    "Tokenizer", "Tokens", "Transport", "TrustPolicy", "UnsupportedParameter", "UpstreamLost",
+    "Usage", "WorkerLost", "hookimpl",
 ]  # fmt: skip

@@ -25,6 +25,7 @@ from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
 from kwaai_core.roles import Host
 from kwaai_core.security import Door, Guard, reached
 from kwaai_core.sse import Calls, Generate
+from kwaai_core.tokens import token_routes
 from kwaai_core.types import LobeStatus, ModelCard
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def build_app(
         Route("/v1/chat/completions", generate("chat"), methods=["POST"]),
         Route("/v1/completions", generate("text"), methods=["POST"]),
         Route("/v1/embeddings", Embed(node, calls), methods=["POST"]),
+        *token_routes(node, settings),
         *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
     if guard is None:

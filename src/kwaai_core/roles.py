@@ -25,9 +25,12 @@ if TYPE_CHECKING:  # trio takes a tenth of a second to import; `kwaai --help` ha
         GenerateRequest,
         Hop,
         Intent,
+        Message,
         ModelCard,
         Span,
         TokenIds,
+        Tokenizer,
+        Tokens,
     )
 
 T_co = TypeVar("T_co", covariant=True)
@@ -218,3 +221,32 @@ class Describes(Protocol):
     """Optional, for any role: facts for ``kwaai lobes --json``, as JSON can write them."""
 
     def describe(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    """Optional, for an executor: texts and tokens of its models, without an answer.
+
+    Errors of all: those of :meth:`Executor.generate` on entering.
+    """
+
+    async def tokenize(
+        self,
+        model: ModelCard,
+        prompt: str | Sequence[Message],
+        *,
+        special: bool,
+        opened: bool = True,
+        shown: bool = False,
+    ) -> Tokens:
+        """The tokens of a text, or of a conversation as the model's template writes it, ``opened``
+        for an answer. ``special``: with those that the tokenizer puts around a text."""
+        ...
+
+    async def detokenize(self, model: ModelCard, tokens: TokenIds) -> str:
+        """The text of tokens, special ones as they are written."""
+        ...
+
+    async def tokenizer(self, model: ModelCard) -> Tokenizer:
+        """What the tokenizer is."""
+        ...

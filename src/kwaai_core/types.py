@@ -252,6 +252,32 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of a text: their numbers, how the vocabulary writes them where that was asked for,
+    and how many of them the context of their model holds."""
+
+    ids: tuple[int, ...]
+    shown: tuple[str, ...] = ()
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """What the tokenizer of a model is: how the special tokens are written, or nothing where there
+    are none, of which ``adds_bos`` and ``adds_eos`` are put around a text; its chat ``template``;
+    how many ``tokens`` there are, and how many of them the ``context`` holds."""
+
+    bos: str = ""
+    eos: str = ""
+    pad: str = ""
+    template: str = ""
+    adds_bos: bool = False
+    adds_eos: bool = False
+    tokens: int = 0
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment:
     """How far this node trusts a peer: ``score`` in [0, 1], its tier, and why."""
 

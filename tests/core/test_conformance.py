@@ -25,7 +25,16 @@ from kwaai_core.testing import (
     check_router,
 )
 from kwaai_core.testing.models import Shape, write_random_model
-from kwaai_core.types import Delta, GenerateRequest, Intent, ModelCard, Span, Usage
+from kwaai_core.types import (
+    Delta,
+    GenerateRequest,
+    Intent,
+    ModelCard,
+    Span,
+    TokenIds,
+    Tokenizer,
+    Usage,
+)
 
 Step = Delta | Exception | trio.Event
 
@@ -125,6 +134,22 @@ class CountsTheEcho(ScriptedExecutor):
     def answer(self, request: GenerateRequest) -> Iterator[Step]:
         for number, step in enumerate(super().answer(request)):
             yield replace(step, tokens=1) if request.echo and not number else step  # type: ignore[arg-type]
+
+
+class LosesSpaces(ScriptedExecutor):
+    async def detokenize(self, model: ModelCard, tokens: TokenIds) -> str:
+        return (await super().detokenize(model, tokens)).strip()
+
+
+class AddsNothing(ScriptedExecutor):
+    async def tokenizer(self, model: ModelCard) -> Tokenizer:
+        return replace(await super().tokenizer(model), adds_bos=True, adds_eos=True)
+
+
+class HasAnyToken(ScriptedExecutor):
+    async def detokenize(self, model: ModelCard, tokens: TokenIds) -> str:
+        known = TokenIds(tuple(token for token in tokens.ids if token < 258))
+        return await super().detokenize(model, known)
 
 
 class CallsACutAStop(ScriptedExecutor):
@@ -248,6 +273,9 @@ class MixesUp(ScriptedExecutor):
         (HalfCharacters, "not whole code points"),
         (NoLimit, "max_tokens=0 gave"),
         (ForgetsTheEcho, "the echo of"),
+        (LosesSpaces, "comes back from its tokens as"),
+        (AddsNothing, "special adds 1 tokens"),
+        (HasAnyToken, "detokenize of a token that there is not"),
         (CountsTheEcho, "tokens, with"),
         (CallsACutAStop, "finish is 'stop'"),
         (NoStop, "is in the answer"),

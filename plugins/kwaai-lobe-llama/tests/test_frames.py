@@ -17,16 +17,19 @@ from kwaai_lobe_llama.frames import (
     FrameReader,
     Job,
     Kind,
+    Question,
     decode_failure,
     decode_finish,
     decode_job,
     decode_logprobs,
+    decode_question,
     decode_ready,
     decode_text,
     encode_failure,
     encode_finish,
     encode_job,
     encode_logprobs,
+    encode_question,
     encode_text,
     frame,
 )
@@ -93,6 +96,28 @@ def test_broken_probabilities_are_refused(payload: bytes) -> None:
 @given(jobs)
 def test_a_job_survives(job: Job) -> None:
     assert decode_job(encode_job(job)) == job
+
+
+questions = st.builds(
+    Question,
+    st.none() | st.lists(messages, max_size=5).map(tuple) | texts | tokens,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(questions)
+def test_a_question_survives(question: Question) -> None:
+    assert decode_question(encode_question(question)) == question
+
+
+@given(st.binary(max_size=99))
+def test_a_broken_question_is_refused(payload: bytes) -> None:
+    try:
+        decode_question(payload)
+    except FrameError:
+        pass
 
 
 @given(st.integers(0, 2**64 - 1))

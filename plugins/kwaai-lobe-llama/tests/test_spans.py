@@ -340,6 +340,22 @@ async def test_a_prompt_is_scored_to_its_end_although_a_host_is_lost(
         assert answer.report is not None and answer.report.timings[1].replayed > 0
 
 
+async def test_texts_have_tokens_where_only_the_head_is(qwen2: Path, gates: Path) -> None:
+    async with swarm(qwen2, gates, [FIRST]) as nodes:
+        node, card = nodes.nodes[0], await nodes.card()
+        workers = len(node.describe()["workers"])
+        tokens = await node.tokenize(card, PROMPT, special=False)
+        assert await node.detokenize(card, TokenIds(tokens.ids)) == PROMPT
+        assert (await node.tokenizer(card)).context == SETTINGS.context
+        assert len(node.describe()["workers"]) == workers, "the whole model was loaded for it"
+    small = replace(SETTINGS, memory=40 << 20)
+    async with executor(gates / "small", {"m": qwen2}, small) as node:
+        (card,) = await node.models()
+        assert not await node.fits(card, exact=False)
+        assert await node.detokenize(card, TokenIds(tokens.ids)) == PROMPT
+        assert not node.describe()["workers"]
+
+
 async def test_a_chain_draws_as_the_whole_does_and_so_it_does_after_a_loss(
     qwen2: Path, gates: Path
 ) -> None:

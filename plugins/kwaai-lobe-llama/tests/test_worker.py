@@ -28,7 +28,7 @@ from kwaai_core import (
     TokenLogprob,
     WorkerLost,
 )
-from kwaai_lobe_llama.frames import MAX_PAYLOAD, Job
+from kwaai_lobe_llama.frames import MAX_PAYLOAD, Job, Question
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
 
@@ -267,6 +267,56 @@ async def test_a_prompt_in_the_cache_is_computed_anew_for_its_probabilities(
         _, last = await ask(worker, Job(BLUE * 9, GREEDY, max_tokens=0))
         assert last.usage is not None and last.usage.completion_tokens == 0
         assert last.usage.cached_tokens == last.usage.prompt_tokens - 1
+
+
+@pytest.mark.parametrize("model", ["smollm2", "gemma3", "qwen2"], indirect=True)
+async def test_texts_and_tokens_are_told_without_an_answer(
+    model: Path, open_worker: OpenWorker
+) -> None:
+    async with open_worker(plan(model, context=512)) as worker:
+        facts = await worker.tokenise(Question())
+        assert facts["eos"] and facts["context"] == 512
+        (end,) = (await worker.tokenise(Question(facts["eos"], special=False)))["ids"]
+        assert end < facts["tokens"]
+        for text in ("Why is the sky blue?", " two  spaces\n", "世界 🌍", facts["eos"] + "x", ""):
+            ids = (await worker.tokenise(Question(text, special=False)))["ids"]
+            back = await worker.tokenise(Question(TokenIds(tuple(ids))))
+            assert back["text"] == text
+        # more than the context holds, as whole documents are
+        many = (await worker.tokenise(Question("word " * 9000, special=False)))["ids"]
+        assert len(many) > 8000
+        if not facts["template"]:
+            with pytest.raises(RequestError, match="no chat template"):
+                await worker.tokenise(Question(SKY))
+            return
+        said = await worker.tokenise(Question(SKY, special=False))
+        _, last = await ask(worker, Job(SKY, GREEDY, max_tokens=1))
+        assert last.usage is not None and len(said["ids"]) == last.usage.prompt_tokens
+
+
+async def test_questions_that_cannot_be_answered(qwen2: Path, open_worker: OpenWorker) -> None:
+    async with open_worker(plan(qwen2)) as worker:
+        special = (await worker.tokenise(Question()))["eos"]
+        for question, param, says in (
+            (Question(TokenIds((512,))), "tokens", "512"),
+            (Question(special * 40_000), "prompt", "10000 special tokens"),
+            (Question((Message("user", "x" * MAX_PAYLOAD),)), "messages", "limit"),
+        ):
+            with pytest.raises(RequestError, match=says) as refused:
+                await worker.tokenise(question)
+            assert refused.value.param == param
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refuse_as_lost, worker)
+                await trio.testing.wait_all_tasks_blocked()
+                os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerLost):
+            await worker.tokenise(Question())
+
+
+async def refuse_as_lost(worker: Worker) -> None:
+    with pytest.raises(WorkerLost):
+        await worker.tokenise(Question("x " * 2_000_000))
 
 
 async def test_more_requests_than_streams_all_get_their_own_answer(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from kwaai_core.errors import ModelNotFound, UnsupportedParameter
+from kwaai_core.errors import ModelNotFound, RequestError, UnsupportedParameter
 from kwaai_core.peering import Identity, Transport
 from kwaai_core.roles import (
     Catalog,
@@ -24,7 +24,18 @@ from kwaai_core.roles import (
     Settlement,
     TrustPolicy,
 )
-from kwaai_core.types import Delta, FinishReason, GenerateRequest, ModelCard, Span, TokenIds, Usage
+from kwaai_core.types import (
+    Delta,
+    FinishReason,
+    GenerateRequest,
+    Message,
+    ModelCard,
+    Span,
+    TokenIds,
+    Tokenizer,
+    Tokens,
+    Usage,
+)
 
 S = TypeVar("S")
 
@@ -129,6 +140,44 @@ class ScriptedExecutor:
         """See :meth:`kwaai_core.Executor.ready`."""
         return self.is_ready
 
+    async def tokenize(
+        self,
+        model: ModelCard,
+        prompt: str | Sequence[Message],
+        *,
+        special: bool,
+        opened: bool = True,
+        shown: bool = False,
+    ) -> Tokens:
+        """See :meth:`kwaai_core.roles.Tokenizes.tokenize`: the bytes of the text; 256 is in front
+        of it, and 257 opens a turn."""
+        await self._known(model)
+        if isinstance(prompt, str):
+            ids = list(prompt.encode())
+        else:
+            ids = [n for message in prompt for n in (257, *message.content.encode())]
+            ids += [257] * opened
+        ids = [256] * special + ids
+        return Tokens(tuple(ids), tuple(map(_shown, ids)) if shown else (), 4096)
+
+    async def detokenize(self, model: ModelCard, tokens: TokenIds) -> str:
+        """See :meth:`kwaai_core.roles.Tokenizes.detokenize`."""
+        await self._known(model)
+        if max(tokens.ids, default=0) > 257:
+            raise RequestError(f"there is no token {max(tokens.ids)}", param="tokens")
+        pieces = (bytes([n]) if n < 256 else _shown(n).encode() for n in tokens.ids)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    async def tokenizer(self, model: ModelCard) -> Tokenizer:
+        """See :meth:`kwaai_core.roles.Tokenizes.tokenizer`."""
+        await self._known(model)
+        return Tokenizer("<s>", "<turn>", template="{{ messages }}", tokens=258, context=4096)
+
+    async def _known(self, model: ModelCard) -> None:
+        await trio.lowlevel.checkpoint()
+        if model not in self.cards:
+            raise ModelNotFound(model.id, [card.id for card in self.cards])
+
     @asynccontextmanager
     async def generate(
         self, request: GenerateRequest
@@ -178,6 +227,10 @@ def _echoed(request: GenerateRequest) -> str:
     if not isinstance(request.prompt, str):
         raise UnsupportedParameter("a script has no text of tokens, so no echo", param="echo")
     return request.prompt
+
+
+def _shown(token: int) -> str:
+    return ("<s>", "<turn>")[token - 256] if token > 255 else chr(token)
 
 
 def _words(request: GenerateRequest) -> int:

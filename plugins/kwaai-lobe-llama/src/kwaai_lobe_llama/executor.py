@@ -17,14 +17,18 @@ from kwaai_core import (
     GenerateRequest,
     Host,
     KwaaiError,
+    Message,
     ModelCard,
     ModelLoading,
     ModelNotFound,
     Span,
+    TokenIds,
+    Tokenizer,
+    Tokens,
 )
 from kwaai_core.errors import cause_of
 from kwaai_core.span.roles import SpanHead, SpanHost
-from kwaai_lobe_llama.frames import job_of
+from kwaai_lobe_llama.frames import Question, job_of
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.span_executor import SpanWorkers
@@ -106,6 +110,40 @@ class LlamaExecutor:
         job = job_of(request)
         async with worker.generate(job) as (answer, _):
             yield answer
+
+    async def tokenize(
+        self,
+        model: ModelCard,
+        prompt: str | Sequence[Message],
+        *,
+        special: bool,
+        opened: bool = True,
+        shown: bool = False,
+    ) -> Tokens:
+        """See :meth:`kwaai_core.roles.Tokenizes.tokenize`."""
+        given = prompt if isinstance(prompt, str) else tuple(prompt)
+        answer = await self._tokenise(model, Question(given, special, opened, shown))
+        return Tokens(tuple(answer["ids"]), tuple(answer["shown"] or ()), answer["context"])
+
+    async def detokenize(self, model: ModelCard, tokens: TokenIds) -> str:
+        """See :meth:`kwaai_core.roles.Tokenizes.detokenize`."""
+        return str((await self._tokenise(model, Question(tokens)))["text"])
+
+    async def tokenizer(self, model: ModelCard) -> Tokenizer:
+        """See :meth:`kwaai_core.roles.Tokenizes.tokenizer`."""
+        return Tokenizer(**await self._tokenise(model, Question()))
+
+    async def _tokenise(self, card: ModelCard, question: Question) -> Mapping[str, Any]:
+        """Ask whoever has the vocabulary loaded; else load the model, or its head where it does not
+        fit whole."""
+        find = self._finder(card)
+        worker = self._pool.serves(card) or self._spans.heads(card)
+        if worker is None and await self._pool.fits(card, find, exact=False):
+            worker = await self._pool.worker(card, find, None)
+        if worker is not None:
+            return await worker.tokenise(question)
+        async with self._spans.heading(card, find) as head:
+            return await head.tokenise(question)
 
     def hold(
         self, card: ModelCard, units: Sequence[Span], *, exact: bool

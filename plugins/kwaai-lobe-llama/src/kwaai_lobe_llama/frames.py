@@ -29,7 +29,7 @@ MAX_PAYLOAD = 1 << 26
 
 
 class Kind(IntEnum):
-    """What a frame is. The node sends those below 10, the worker the others."""
+    """What a frame is. The node sends those below 10 and TOKENISE, the worker the others."""
 
     GENERATE = 1
     CANCEL = 2
@@ -55,6 +55,8 @@ class Kind(IntEnum):
     LOADED = 22  # JSON: what HOLD or HEAD has loaded
     UNFIT = 23  # what HOLD or HEAD asked for cannot be loaded, or not exactly; says why
     LOGPROBS = 24  # JSON: the probabilities of the tokens that the next TEXT covers
+    TOKENISE = 30  # of the node: a question about texts and tokens
+    TOKENISED = 31  # JSON: the answer to it
 
 
 class FailureCode(IntEnum):
@@ -96,6 +98,18 @@ def job_of(request: GenerateRequest) -> Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What TOKENISE asks: for the tokens of a text or of a conversation, which is ``opened`` for an
+    answer, with those that the tokeniser adds where ``special``, and how they are written where
+    ``shown``; or for the text of tokens; or, without a prompt, for what the tokeniser is."""
+
+    prompt: Prompt | None = None
+    special: bool = True
+    opened: bool = True
+    shown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """How a request ended; ``digest`` is 32 bytes of SHA-256, or empty where none was asked."""
 
@@ -124,7 +138,7 @@ _FINISH = struct.Struct("<BxxxIII")
 _FAILURE = struct.Struct("<BxxxII")
 _COUNT = struct.Struct("<I")
 _REASONS = ("stop", "length")
-_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS, _ECHO = 1, 2, 4, 8, 16, 32
+_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS, _ECHO = 1, 2, 4, 8, 16, 64
 _NO_LOGPROBS = 255
 _LARGEST = 2**31 - 1  # of a job's numbers; llama.cpp's are of 32 bits
 _MOST_STOPS = 255
@@ -273,6 +287,27 @@ def _check(job: Job) -> None:
         raise RequestError(
             f"there are {len(job.stop)} stop strings: {_MOST_STOPS} are the most", param="stop"
         )
+
+
+_QUESTION = struct.Struct("<B")
+_SPECIAL, _OPENED, _SHOWN, _ASKED = 1, 2, 4, 8
+
+
+def encode_question(question: Question) -> bytes:
+    """The payload of TOKENISE; errors as of :func:`encode_job`."""
+    flags = _SPECIAL * question.special | _OPENED * question.opened | _SHOWN * question.shown
+    if question.prompt is None:
+        return _QUESTION.pack(flags)
+    return _QUESTION.pack(flags | _ASKED) + encode_job(Job(question.prompt))
+
+
+def decode_question(payload: bytes) -> Question:
+    """The question in a TOKENISE payload; raises :class:`FrameError`."""
+    fields = _Fields(payload)
+    flags = int(fields.unpack(_QUESTION)[0])
+    prompt = decode_job(fields.rest()).prompt if flags & _ASKED else None
+    special, opened, shown = (bool(flags & bit) for bit in (_SPECIAL, _OPENED, _SHOWN))
+    return Question(prompt, special, opened, shown)
 
 
 def _fold(seed: int) -> int:

@@ -85,6 +85,11 @@ class Pool:
         """The processes there are now."""
         return [place.worker for place in self._places if place.worker is not None]
 
+    def serves(self, card: ModelCard) -> Worker | None:
+        """A worker that has a model loaded, in whichever mode."""
+        found = [place.worker for place in self._fitting(card) if place.worker is not None]
+        return next((worker for worker in found if worker.serving), None)
+
     async def worker(self, card: ModelCard, path: FindPath, exact: bool | None) -> Worker:
         """A loaded worker for a model; starts one where there is none, and waits for it.
 

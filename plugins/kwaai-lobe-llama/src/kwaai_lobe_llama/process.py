@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -27,6 +27,7 @@ from kwaai_core import (
     Report,
     RequestError,
     RequestTooLarge,
+    TokenIds,
     TokenLogprob,
     Usage,
     WorkerLost,
@@ -40,15 +41,18 @@ from kwaai_lobe_llama.frames import (
     FrameReader,
     Job,
     Kind,
+    Question,
     decode_failure,
     decode_finish,
     decode_logprobs,
     decode_ready,
     decode_text,
     encode_job,
+    encode_question,
     frame,
 )
 from kwaai_lobe_llama.plan import Plan
+from kwaai_lobe_llama.questions import Questions
 
 if TYPE_CHECKING:
     from kwaai_core.span.roles import Routing
@@ -91,6 +95,7 @@ class Worker:
         self.pid = 0
         self._spin = spin
         self._requests: dict[int, Request] = {}
+        self._questions = Questions()
         self._numbers = count(1)
         self._out, self._to_write = trio.open_memory_channel[tuple[Kind, int, bytes]](float("inf"))
         self._last_words: deque[str] = deque(maxlen=8)
@@ -120,6 +125,7 @@ class Worker:
             for request in self._requests.values():
                 request.answer.fail(self.error or self._lost("was stopped"))
                 request.accepted.set()
+            self._questions.fail(self.error or self._lost("was stopped"))
 
     async def _run(self) -> None:
         ours, theirs = socket.socketpair()
@@ -212,6 +218,8 @@ class Worker:
             log.info("%s: %s", self.name, payload.decode("utf-8", "replace"))
         elif kind is Kind.FATAL:
             self.error = ModelFileError(payload.decode("utf-8", "replace"))
+        elif number in self._questions:
+            self._questions.take(number, kind, payload)
         elif (request := self._requests.get(number)) is not None:
             self._answer(request, kind, payload)
 
@@ -246,6 +254,17 @@ class Worker:
             retry_after=1,
         )
 
+    async def tokenise(self, question: Question) -> Mapping[str, Any]:
+        """Ask about texts and tokens. Errors: :class:`RequestError`; :class:`WorkerLost`."""
+        if self.ended.is_set():
+            raise self.error or self._lost("was stopped")
+        asked = {tuple: "messages", str: "prompt", TokenIds: "tokens"}
+        param = asked.get(type(question.prompt), "model")
+        payload = _within_limit(encode_question(question), param)
+        number = next(self._numbers) & 0xFFFFFFFF
+        self._out.send_nowait((Kind.TOKENISE, number, payload))
+        return await self._questions.wait(number, param)
+
     @asynccontextmanager
     async def generate(
         self, job: Job, routing: Routing | None = None
@@ -257,7 +276,7 @@ class Worker:
         """
         if self.ended.is_set():
             raise self.error or self._lost("was stopped")
-        payload = _payload(job)
+        payload = _within_limit(encode_job(job), _prompt_field(job))
         request = Request(prompt_field=_prompt_field(job), routing=routing)
         number = next(self._numbers) & 0xFFFFFFFF
         self._requests[number] = request
@@ -277,12 +296,11 @@ def _prompt_field(job: Job) -> str:
     return "messages" if isinstance(job.prompt, tuple) else "prompt"
 
 
-def _payload(job: Job) -> bytes:
-    payload = encode_job(job)
+def _within_limit(payload: bytes, param: str) -> bytes:
     if len(payload) > MAX_PAYLOAD:
         raise RequestTooLarge(
             f"the prompt takes {len(payload)} bytes, over the limit of {MAX_PAYLOAD}: shorten it",
-            param=_prompt_field(job),
+            param=param,
         )
     return payload
 

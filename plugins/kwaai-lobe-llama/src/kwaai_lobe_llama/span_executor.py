@@ -173,6 +173,18 @@ class SpanWorkers:
             yield LlamaSpanHead(shop)
 
     @asynccontextmanager
+    async def heading(self, card: ModelCard, path: FindPath) -> AsyncIterator[SpanWorker]:
+        """A process that has the head of a model, and so its vocabulary, for as long as this."""
+        async with self.head(card, path, exact=False) as head:
+            yield await head.worker()
+
+    def heads(self, card: ModelCard) -> SpanWorker | None:
+        """A process that has the head of a model loaded, in whichever mode."""
+        shops = [self._shops.get((card.digest, exact)) for exact in (False, True)]
+        found = [shop.worker for shop in shops if shop is not None and shop.head is not None]
+        return next((worker for worker in found if worker is not None and worker.serving), None)
+
+    @asynccontextmanager
     async def _shop(
         self, card: ModelCard, file: GgufFile, planned: Planned, exact: bool
     ) -> AsyncIterator[_Shop]:
@@ -312,6 +324,10 @@ class LlamaSpanHead:
     @property
     def facts(self) -> SpanFacts:
         return self._shop.facts()
+
+    async def worker(self) -> SpanWorker:
+        """The process that has it, with everything loaded."""
+        return await self._shop.serving()
 
     @asynccontextmanager
     async def link(

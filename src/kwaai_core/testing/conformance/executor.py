@@ -9,7 +9,7 @@ from functools import partial
 import trio
 
 from kwaai_core.errors import ModelNotFound, UnsupportedParameter
-from kwaai_core.roles import Executor
+from kwaai_core.roles import Executor, Tokenizes
 from kwaai_core.testing.conformance.rules import (
     SECONDS,
     UNKNOWN,
@@ -19,6 +19,7 @@ from kwaai_core.testing.conformance.rules import (
     refused,
     require,
 )
+from kwaai_core.testing.conformance.tokens import check_tokens
 from kwaai_core.types import (
     Delta,
     FinishReason,
@@ -206,6 +207,12 @@ async def an_echo_comes_first_or_is_refused(subject: Subject) -> None:
         require(echoed == wanted, f"with an echo the answer {wanted!r} became {echoed!r}")
 
 
+async def texts_have_tokens(subject: Subject) -> None:
+    """Of an executor that is :class:`kwaai_core.roles.Tokenizes`: texts survive their tokens."""
+    if isinstance(subject.executor, Tokenizes):
+        await check_tokens(subject.executor, subject.card)
+
+
 async def leaving_early_frees(subject: Subject) -> None:
     """Whoever leaves an answer unread, or half read, twenty times, still gets the next one."""
     for number in range(20):
@@ -290,6 +297,7 @@ EXECUTOR_RULES: tuple[Callable[[Subject], Awaitable[None]], ...] = (
     a_stop_string_is_never_in_the_text,
     both_kinds_of_prompt_work,
     an_echo_comes_first_or_is_refused,
+    texts_have_tokens,
     leaving_early_frees,
     a_cancelled_receive_loses_nothing,
     an_unknown_model_is_refused,

@@ -35,9 +35,9 @@ class Intake:
     def __init__(self, engine: Loaded) -> None:
         self._engine = engine
         vocabulary = engine.vocabulary
-        self._bos = engine.special_text(C.llama_vocab_bos(vocabulary))
+        self.bos = engine.special_text(C.llama_vocab_bos(vocabulary))
         self._adds_bos = bool(C.llama_vocab_get_add_bos(vocabulary))
-        self._eos = engine.special_text(C.llama_vocab_eos(vocabulary))
+        self.eos = engine.special_text(C.llama_vocab_eos(vocabulary))
         self._template: ChatTemplate | None = None
 
     def session(self, number: int, job: Job) -> Session:
@@ -82,18 +82,23 @@ class Intake:
     def _prompt(self, job: Job) -> list[int]:
         if not isinstance(job.prompt, TokenIds):
             return self._tokens(self._text(job.prompt))
+        return self.known(job.prompt)
+
+    def known(self, tokens: TokenIds) -> list[int]:
+        """Tokens, all of which this model has; raises :class:`Refusal`."""
         last = self._engine.n_vocab - 1
-        strange = next((token for token in job.prompt.ids if token > last), None)
+        strange = next((token for token in tokens.ids if token > last), None)
         if strange is not None:
-            what = f"the prompt has the token {strange}, and this model's are numbered from 0 to "
-            raise Refusal(Failure(FailureCode.BAD_REQUEST, f"{what}{last}"))
-        return list(job.prompt.ids)
+            what = f"there is no token {strange}: this model's are numbered from 0 to {last}"
+            raise Refusal(Failure(FailureCode.BAD_REQUEST, what))
+        return list(tokens.ids)
 
     def _tokens(self, text: str) -> list[int]:
         """The tokens of a text, which is counted in pieces first where it is long.
 
         llama.cpp takes time by the square of the special tokens: 20 s for a mebibyte of them.
         """
+        check_vocabulary(self._engine)
         if len(text) > _PIECE:
             starts = range(0, len(text), _PIECE)
             about = sum(len(self._engine.tokenise(text[at : at + _PIECE])) for at in starts)
@@ -109,24 +114,39 @@ class Intake:
     def _text(self, prompt: str | tuple[Message, ...]) -> str:
         if isinstance(prompt, str):
             return prompt
+        text = self.laid_out(prompt)
+        # the tokeniser adds the first token itself
+        return text.removeprefix(self.bos) if self.bos and self._adds_bos else text
+
+    def laid_out(self, messages: Sequence[Message], *, opened: bool = True) -> str:
+        """A conversation as the model's template writes it; raises :class:`Refusal`."""
         try:
-            text = self._compiled().render(prompt)
+            return self._compiled().render(messages, opened=opened)
         except TemplateError as error:
             raise Refusal(Failure(FailureCode.BAD_REQUEST, str(error))) from None
-        # the tokeniser adds the first token itself
-        return text.removeprefix(self._bos) if self._bos and self._adds_bos else text
+
+    @property
+    def template(self) -> str:
+        """The model's chat template, or nothing."""
+        source = C.llama_model_chat_template(self._engine.model, None)
+        return source.decode("utf-8", "replace") if source else ""
 
     def _compiled(self) -> ChatTemplate:
         if self._template is None:
-            source = C.llama_model_chat_template(self._engine.model, None)
+            source = self.template
             if not source:
                 raise TemplateError(
                     "this model has no chat template: use /v1/completions with a prompt"
                 )
-            self._template = ChatTemplate(
-                source.decode("utf-8", "replace"), bos_token=self._bos, eos_token=self._eos
-            )
+            self._template = ChatTemplate(source, bos_token=self.bos, eos_token=self.eos)
         return self._template
+
+
+def check_vocabulary(engine: Loaded) -> None:
+    """Whether there is one, since llama.cpp ends the process otherwise; raises :class:`Refusal`."""
+    if C.llama_vocab_type(engine.vocabulary) == C.LLAMA_VOCAB_TYPE_NONE:
+        what = "this model has no tokenizer: give tokens, not text"
+        raise Refusal(Failure(FailureCode.BAD_REQUEST, what))
 
 
 def _logprobs(most: int | None) -> LogprobReader | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from kwaai_lobe_llama.plan import Plan
@@ -90,15 +91,27 @@ class Loaded:
         C.llama_free(self.context)
         C.llama_model_free(self.model)
 
-    def tokenise(self, text: str, *, special: bool = True) -> list[int]:
-        """The tokens of a text, with the model's own first token; ``special`` parses the others."""
+    def tokenise(self, text: str, *, special: bool = True, first: bool = True) -> list[int]:
+        """The tokens of a text, with the model's own ``first`` token; ``special`` parses the
+        others."""
         data = text.encode("utf-8", "replace")
         size = len(data) + 8
         while True:
             tokens = (C.llama_token * size)()
-            n = C.llama_tokenize(self.vocabulary, data, len(data), tokens, size, True, special)
+            n = C.llama_tokenize(self.vocabulary, data, len(data), tokens, size, first, special)
             if n >= 0:
                 return tokens[:n]
+            size = -n
+
+    def detokenise(self, tokens: Sequence[int]) -> bytes:
+        """The text of tokens, special ones as they are written."""
+        given = (C.llama_token * len(tokens))(*tokens)
+        size = 8 * len(tokens) + 8
+        while True:
+            text = ctypes.create_string_buffer(size)
+            n = C.llama_detokenize(self.vocabulary, given, len(given), text, size, False, True)
+            if n >= 0:
+                return text.raw[:n]
             size = -n
 
     def piece(self, token: int, *, special: bool = False) -> bytes:

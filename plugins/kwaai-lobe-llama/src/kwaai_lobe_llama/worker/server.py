@@ -8,6 +8,7 @@ reading thread then ends the process at once, whatever is being loaded or comput
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import socket
@@ -22,6 +23,7 @@ from kwaai_lobe_llama.frames import (
     FrameReader,
     Kind,
     decode_job,
+    decode_question,
     encode_failure,
     encode_finish,
     encode_logprobs,
@@ -31,6 +33,7 @@ from kwaai_lobe_llama.worker.intake import Intake, Refusal
 from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.telling import Session
+from kwaai_lobe_llama.worker.tokens import Tokeniser
 
 
 class Server(ABC):
@@ -39,7 +42,7 @@ class Server(ABC):
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._outbox = Outbox(connection)
-        self._jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[int | tuple[int, bytes]] = queue.SimpleQueue()
         self._open: dict[int, bytes | Session] = {}  # until it ends: a job, then its session
         self._opening = threading.Lock()
 
@@ -58,6 +61,7 @@ class Server(ABC):
     def _take_answers(self, engine: Loaded) -> None:
         """From now on take the jobs that have come."""
         self._intake = Intake(engine)
+        self._tokeniser = Tokeniser(engine, self._intake)
         self._start(self._take_jobs)
 
     def text(self, session: Session, tokens: int, text: str) -> None:
@@ -98,12 +102,17 @@ class Server(ABC):
                     self._jobs.put(number)
                 elif kind is Kind.CANCEL:
                     self._cancel(number)
+                elif kind is Kind.TOKENISE:
+                    self._jobs.put((number, payload))
                 else:
                     self._control(kind, number, payload)
 
     def _take_jobs(self) -> None:
         while True:
             number = self._jobs.get()
+            if isinstance(number, tuple):
+                self._tokenise(*number)
+                continue
             job = self._open.get(number)
             if isinstance(job, bytes):  # else its caller has left
                 self._accept(number, job)
@@ -124,6 +133,14 @@ class Server(ABC):
             return
         self._outbox.send(Kind.ACCEPTED, number)
         self._submit(session)
+
+    def _tokenise(self, number: int, question: bytes) -> None:
+        try:
+            answer = self._tokeniser.answer(decode_question(question))
+        except Refusal as refusal:
+            self._outbox.send(Kind.FAILED, number, encode_failure(refusal.failure))
+            return
+        self._outbox.send(Kind.TOKENISED, number, json.dumps(answer).encode())
 
     def _cancel(self, number: int) -> None:
         with self._opening:  # before it is a session, or after

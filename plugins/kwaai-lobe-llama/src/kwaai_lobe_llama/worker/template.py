@@ -67,15 +67,18 @@ class ChatTemplate:
         except Exception as error:  # noqa: BLE001  # Python's compiler has limits of its own
             raise TemplateError(f"the model's chat template is broken: {error}") from None
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The conversation as the text that the model continues; see :class:`TemplateError`."""
+    def render(self, messages: Sequence[Message], *, opened: bool = True) -> str:
+        """The conversation as the text that the model continues, with the beginning of the next
+        turn where it is ``opened``; see :class:`TemplateError`."""
         turns = [_turn(message) for message in messages]
         size = sum(_MESSAGE + getsizeof(message.content) for message in messages)
         self._sandbox.left = min(BUDGET + _COPIES * size, _MOST)
         try:
             with _Deadline(MAX_SECONDS):
                 return self._sandbox.concat(
-                    self._template.generate(messages=turns, add_generation_prompt=True, tools=None)
+                    self._template.generate(
+                        messages=turns, add_generation_prompt=opened, tools=None
+                    )
                 )
         except _TooLong:
             raise TemplateError(
