@@ -17,10 +17,17 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
 from kwaai_core.embedding import Embed
-from kwaai_core.errors import KwaaiError, LobeFailed, ModelLoading, ModelNotFound, NoPeerAvailable
+from kwaai_core.errors import (
+    KwaaiError,
+    LobeFailed,
+    ModelLoading,
+    ModelNotFound,
+    NoPeerAvailable,
+    RequestError,
+)
 from kwaai_core.metrics import Measured, Metrics
 from kwaai_core.openai.fields import Fields, flag, number, text
-from kwaai_core.openai.strict import load_object
+from kwaai_core.openai.strict import brief, load_object
 from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
 from kwaai_core.roles import Host
 from kwaai_core.security import Door, Guard, reached
@@ -85,6 +92,8 @@ def build_app(
         Route("/v1/chat/completions", generate("chat"), methods=["POST"]),
         Route("/v1/completions", generate("text"), methods=["POST"]),
         Route("/v1/embeddings", Embed(node, calls), methods=["POST"]),
+        Route("/v1/responses", generate("response"), methods=["POST"]),
+        Route("/v1/responses/{id:path}", _no_response, methods=["GET", "DELETE", "POST"]),
         *token_routes(node, settings),
         *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
@@ -174,6 +183,14 @@ async def _model(node: Served, request: Request) -> Response:
         if card.id == wanted:
             return Json(openai.model(card))
     raise ModelNotFound(wanted, [card.id for card in cards])
+
+
+async def _no_response(request: Request) -> Response:
+    name = brief(request.path_params["id"])
+    return error_reply(
+        RequestError(f"there is no response “{name}”: this node keeps none, whatever store says"),
+        404,
+    )
 
 
 async def _cards(node: Served) -> Sequence[ModelCard]:

@@ -21,8 +21,8 @@ USED = "kwaai.used"
 """The key under which an endpoint leaves which model it used, and its :class:`Usage` up to now."""
 
 PATHS = (
-    "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/health", "/ready",
-    "/metrics",
+    "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings",
+    "/health", "/ready", "/metrics",
 )  # fmt: skip
 """What a newcomer wants to know of."""
 

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
 
 import trio
 from starlette.requests import Request
@@ -21,9 +20,10 @@ from starlette.types import Receive, Scope, Send
 from kwaai_core import openai
 from kwaai_core.chat import chat
 from kwaai_core.config import ServerSettings
-from kwaai_core.errors import KwaaiError, NoPeerAvailable
-from kwaai_core.openai import PING, Call, Chunks, Head
+from kwaai_core.errors import KwaaiError, NoPeerAvailable, RequestError
+from kwaai_core.openai import PING, Call, Chunks, Head, ResponseEvents
 from kwaai_core.openai.batches import Batches, End, each
+from kwaai_core.openai.logprobs import Kind
 from kwaai_core.replies import FAILED, USED, Json, public
 from kwaai_core.roles import Host, Route
 from kwaai_core.security import REQUEST_ID
@@ -92,20 +92,28 @@ async def _cancel_on_leave(receive: Receive, scope: trio.CancelScope) -> None:
 class Generate:
     """An ASGI endpoint: parse a call, generate, and answer in the form that was asked for."""
 
-    def __init__(
-        self, host: Host, settings: ServerSettings, calls: Calls, kind: Literal["chat", "text"]
-    ) -> None:
+    def __init__(self, host: Host, settings: ServerSettings, calls: Calls, kind: Kind) -> None:
         self._host = host
         self._kind = kind
         self._calls = calls
         self._ping_seconds = settings.ping_seconds
-        self._parse: Callable[[bytes], Call] = (
-            partial(openai.parse_chat, max_messages=settings.max_messages)
-            if kind == "chat"
-            else openai.parse_completion
-        )
+        limited = partial(partial, max_messages=settings.max_messages)
+        parsers: dict[Kind, Callable[[bytes], Call]] = {
+            "chat": limited(openai.parse_chat),
+            "response": limited(openai.parse_response),
+            "text": openai.parse_completion,
+        }
+        self._parse = parsers[kind]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except RequestError as error:
+            if self._kind == "response" and error.param == "messages":
+                error.param = "input"  # what an executor calls messages has another name here
+            raise
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = self._parse(await Request(scope, receive).body())
         if not call.stream:
             await self._calls.attend(receive, partial(self._whole, call, scope, receive, send))
@@ -122,7 +130,7 @@ class Generate:
     async def _whole(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         told = _Told(call, self._kind, scope)
         choices = await each(partial(self._whole_choice, told), len(call.requests))
-        document = openai.completion(told.head, choices, told.usage, told.kwaai)
+        document = openai.document(call, told.head, choices, told.usage, told.kwaai)
         headers = {"x-kwaai-route": told.route.decode()}
         await Json(document, headers=headers)(scope, receive, send)
 
@@ -149,7 +157,8 @@ class Generate:
         async with chat(self._host, told.call.requests[index]) as answer:
             told.begin(answer.route)
             events.route = told.route
-            chunks = Chunks(told.head, index=index, include_usage=told.call.include_usage)
+            chunks = openai.events(told.call, told.head, index)
+            events.failed = chunks.failed
             events.hold(chunks.opening())
             batches, end = Batches(answer.deltas), None
             while end is None:
@@ -167,7 +176,7 @@ class Generate:
                 await events.write(chunks.closing(end.finish, told.usage, told.kwaai), last=True)
 
 
-async def _pump(batches: Batches, chunks: Chunks, events: _Events) -> End:
+async def _pump(batches: Batches, chunks: Chunks | ResponseEvents, events: _Events) -> End:
     while True:
         batch = await batches.next()
         if batch.text or batch.logprobs:
@@ -179,7 +188,7 @@ async def _pump(batches: Batches, chunks: Chunks, events: _Events) -> End:
 class _Told:
     """What the choices of one call have in common, as far as it is known."""
 
-    def __init__(self, call: Call, kind: Literal["chat", "text"], scope: Scope) -> None:
+    def __init__(self, call: Call, kind: Kind, scope: Scope) -> None:
         self.call = call
         self._scope = scope
         self.left = len(call.requests)
@@ -210,7 +219,7 @@ class _Told:
             self.kwaai = openai.route_of(self._route.hops, end.report, timing=timing)
 
 
-_PREFIXES = {"chat": "chatcmpl-", "text": "cmpl-"}
+_PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "text": "cmpl-", "response": "resp_"}
 
 
 class _Events:
@@ -220,6 +229,7 @@ class _Events:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held = self.route = b""
+        self.failed = openai.failed_event
         self.written = 0
         self.ended = False
         self._turn = trio.Lock()
@@ -253,5 +263,5 @@ class _Events:
         shown = public(error, request_id)
         log.warning("the stream of request %s failed: %s", request_id, shown)
         if not self.ended:
-            await self.write(openai.failed_event(shown), last=True)
+            await self.write(self.failed(shown), last=True)
         return shown

@@ -10,7 +10,7 @@ import pytest
 from kwaai_core import errors
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError, KwaaiError, NodeRunning, NoNode, UnsupportedParameter
-from kwaai_core.openai import Call, parse_chat, parse_completion
+from kwaai_core.openai import Call, parse_chat, parse_completion, parse_response, responses
 from kwaai_core.openai import requests as parser
 from kwaai_core.openai.prompts import MAX_CHOICES
 from kwaai_core.openai.sampling import MAX_BIASES, MAX_STOPS
@@ -58,6 +58,20 @@ def test_the_honoured_parameters_are_these() -> None:
             parse(json.dumps(body | {name: {"odd": {}}}).encode())
         assert not (isinstance(refused.value, UnsupportedParameter) and refused.value.param == name)
     assert isinstance(parse_chat(json.dumps(chat_body()).encode()), Call)
+
+
+def test_the_page_has_every_parameter_of_a_response() -> None:
+    page = section("## Responses", "## Texts and tokens")
+    ignored = re.findall(r"`(\w+)`", section("Also accepted, and ignored", "An answer that ends"))
+    assert sorted(["store", *ignored]) == sorted(responses._IGNORED)
+    for name in responses._WHY_NOT:
+        assert f"`{name}`" in page
+    names = re.findall(r"^\| `(\w+)`", page, re.MULTILINE)
+    for name in names:
+        with pytest.raises(errors.RequestError) as refused:
+            parse_response(json.dumps({"model": "m", "input": "x", name: [{"odd": 1}]}).encode())
+        assert str(refused.value.param).startswith(name)
+        assert "no parameter" not in refused.value.message or "." in str(refused.value.param)
 
 
 def test_every_error_that_can_be_answered_is_in_the_table() -> None:

@@ -12,10 +12,14 @@ from kwaai_core.openai.answers import (
 )
 from kwaai_core.openai.chunks import PING, Chunks, failed_event
 from kwaai_core.openai.embeddings import EmbeddingsCall, embeddings, parse_embeddings
+from kwaai_core.openai.forms import document, events
 from kwaai_core.openai.requests import Call, parse_chat, parse_completion
+from kwaai_core.openai.response_events import ResponseEvents
+from kwaai_core.openai.responses import ResponseCall, parse_response
 
 __all__ = [
-    "PING", "Call", "Choice", "Chunks", "EmbeddingsCall", "Head", "completion", "embeddings",
-    "failed_event", "failure", "model", "models", "parse_chat", "parse_completion",
-    "parse_embeddings", "route_header", "route_of",
+    "PING", "Call", "Choice", "Chunks", "EmbeddingsCall", "Head", "ResponseCall", "ResponseEvents",
+    "completion", "document", "embeddings", "events", "failed_event", "failure", "model", "models",
+    "parse_chat", "parse_completion", "parse_embeddings", "parse_response", "route_header",
+    "route_of",
 ]  # fmt: skip

@@ -60,6 +60,10 @@ class Chunks:
         counted = self._envelope | {"choices": [], "usage": usage_of(usage)} | kwaai
         return _event(last) + _event(counted) + DONE
 
+    def failed(self, error: KwaaiError) -> bytes:
+        """What ends a stream that cannot be finished; no ``[DONE]`` follows it."""
+        return failed_event(error)
+
     def _last(self, finish: FinishReason) -> dict[str, object]:
         return self._chunk({"delta": {}} if self._kind == "chat" else {"text": ""}, finish)
 

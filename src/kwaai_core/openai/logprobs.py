@@ -6,7 +6,7 @@ from typing import Literal
 
 from kwaai_core.types import Logprob, TokenLogprob
 
-Kind = Literal["chat", "text"]
+Kind = Literal["chat", "text", "response"]
 
 _LEAST = -9999.0
 """What stands for a token that has no chance at all, since JSON has no infinity."""

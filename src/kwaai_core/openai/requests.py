@@ -103,7 +103,7 @@ def _call(
     echo: bool = False,
 ) -> Call:
     model = fields.require("model", filled)
-    intent, timing = fields.take("kwaai", partial(_intent, model), (Intent(model), False))
+    intent, timing = fields.take("kwaai", partial(read_intent, model), (Intent(model), False))
     request = ChatRequest(
         intent=intent,
         prompt=prompts[0],
@@ -147,7 +147,7 @@ def _include_usage(value: object, at: str) -> bool:
     return wanted
 
 
-def _intent(model: str, value: object, at: str) -> tuple[Intent, bool]:
+def read_intent(model: str, value: object, at: str) -> tuple[Intent, bool]:
     """What ``kwaai`` asks of the route, and whether it wants the times of each hop."""
     fields = Fields(value, at)
     intent = Intent(

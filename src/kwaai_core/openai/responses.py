@@ -1,0 +1,235 @@
+"""A call of ``/v1/responses``: one answer to what is sent with it, since no response is kept."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn, get_args
+
+from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai.fields import Fields, array, filled, flag, integer, text
+from kwaai_core.openai.requests import MAX_LOGPROBS, Call, read_intent
+from kwaai_core.openai.sampling import read_max_tokens, read_sampling, read_stops
+from kwaai_core.openai.strict import brief, load_object
+from kwaai_core.types import ChatRequest, ChatRole, Intent, Message
+
+_ROLES: tuple[ChatRole, ...] = tuple(role for role in get_args(ChatRole) if role != "tool")
+_LOGPROBS = "message.output_text.logprobs"
+_MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
+
+_IGNORED = (
+    "max_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+    "safety_identifier", "service_tier", "store", "user",
+)  # fmt: skip
+
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "background": (False,),
+    "context_management": ([],),
+    "moderation": (),
+    "parallel_tool_calls": (True, False),
+    "reasoning": ({}, {"effort": "none"}),
+    "tool_choice": ("auto", "none"),
+    "tools": ([],),
+}
+_WHY_NOT: dict[str, str] = {
+    "conversation": "no conversation is kept here: send all of it as input",
+    "previous_response_id": "no response is kept here: send the whole conversation as input",
+    "prompt": "no prompt is kept here: send its text as input",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCall(Call):
+    """A call, and what of it the response repeats."""
+
+    instructions: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_response(body: bytes, *, max_messages: int = 2048) -> ResponseCall:
+    """A call of ``/v1/responses``; errors as of :func:`kwaai_core.openai.parse_chat`."""
+    fields = Fields(load_object(body))
+    for name, why in _WHY_NOT.items():
+        fields.take(name, partial(_refuse, why), None)
+    instructions = fields.take("instructions", text, None)
+    messages = fields.require("input", partial(_input, max_messages))
+    if instructions is not None:
+        messages = (Message("system", instructions), *messages)
+    model = fields.require("model", filled)
+    intent, timing = fields.take("kwaai", partial(read_intent, model), (Intent(model), False))
+    request = ChatRequest(
+        intent=intent,
+        prompt=messages,
+        sampling=read_sampling(fields),
+        stop=fields.take("stop", read_stops, ()),
+        max_tokens=read_max_tokens(fields, "max_output_tokens"),
+        logprobs=_logprobs(fields),
+    )
+    fields.take("text", _text_options, None)
+    fields.take("truncation", _truncation, None)
+    fields.take("stream_options", _stream_options, None)
+    call = ResponseCall(
+        (request,),
+        stream=fields.take("stream", flag, False),
+        timing=timing,
+        instructions=instructions,
+        metadata=fields.take("metadata", _metadata, {}),
+    )
+    fields.ignore(*_IGNORED)
+    fields.refuse_but(_NEUTRAL)
+    return call
+
+
+def _refuse(why: str, value: object, at: str) -> NoReturn:
+    raise UnsupportedParameter(f"{at}: {why}", param=at)
+
+
+# -- input
+
+
+def _input(limit: int, value: object, at: str) -> tuple[Message, ...]:
+    """A text of the user's, or items in the order of the conversation."""
+    if isinstance(value, str):
+        return (Message("user", text(value, at)),)
+    items = array(value, at)
+    if not items:
+        raise RequestError(f"{at} must not be empty", param=at)
+    if len(items) > limit:
+        raise RequestTooLarge(
+            f"there are {len(items)} items of {at}, over this node's limit of {limit} "
+            "([server] max_messages in kwaai.toml)",
+            param=at,
+        )
+    return tuple(_item(item, f"{at}[{i}]") for i, item in enumerate(items))
+
+
+def _item(value: object, at: str) -> Message:
+    fields = Fields(value, at)
+    kind = fields.take("type", text, "message")
+    read = _ITEMS.get(kind)
+    if read is None:
+        raise UnsupportedParameter(
+            f"{at} is an item of type “{brief(kind)}”: this node takes messages", param=at
+        )
+    return read(fields, at)
+
+
+def _message(fields: Fields, at: str) -> Message:
+    role = fields.require("role", _role)
+    content = fields.require("content", _content)
+    fields.ignore("id", "phase", "status")
+    fields.refuse_but({})
+    return Message(role, content)
+
+
+def _no_tools(fields: Fields, at: str) -> NoReturn:
+    raise UnsupportedParameter(f"{at}: this node has no tools in responses yet", param=at)
+
+
+def _no_reasoning(fields: Fields, at: str) -> NoReturn:
+    raise UnsupportedParameter(
+        f"{at}: no model reads the reasoning of another response here: leave the item out",
+        param=at,
+    )
+
+
+_ITEMS: dict[str, Callable[[Fields, str], Message]] = {
+    "message": _message,
+    "function_call": _no_tools,
+    "function_call_output": _no_tools,
+    "reasoning": _no_reasoning,
+}
+
+
+def _role(value: object, at: str) -> ChatRole:
+    for role in _ROLES:
+        if value == role:
+            return role
+    shown = f", not “{brief(value)}”" if isinstance(value, str) else ""
+    raise RequestError(f"{at} must be one of {', '.join(_ROLES)}{shown}", param=at)
+
+
+def _content(value: object, at: str) -> str:
+    if isinstance(value, str):
+        return text(value, at)
+    if not isinstance(value, list) or not value:
+        raise RequestError(f"{at} must be a string or an array of text parts", param=at)
+    return "\n".join(_part(part, f"{at}[{i}]") for i, part in enumerate(value))
+
+
+def _part(value: object, at: str) -> str:
+    fields = Fields(value, at)
+    kind = fields.require("type", text)
+    if kind not in ("input_text", "output_text"):
+        raise UnsupportedParameter(
+            f"{at} is a part of type “{brief(kind)}”: this node takes only text", param=at
+        )
+    content = fields.require("text", text)
+    if kind == "output_text":
+        fields.ignore("annotations", "logprobs")
+    fields.refuse_but({})
+    return content
+
+
+# -- options
+
+
+def _logprobs(fields: Fields) -> int | None:
+    included = fields.take("include", _include, False)
+    most = fields.take("top_logprobs", integer(0, MAX_LOGPROBS), 0)
+    return most if included or most else None
+
+
+def _include(value: object, at: str) -> bool:
+    """Whether probabilities are to be in the answer; there is never any reasoning to include."""
+    wanted = False
+    for i, name in enumerate(array(value, at)):
+        if name not in (_LOGPROBS, "reasoning.encrypted_content"):
+            shown = brief(name) if isinstance(name, str) else "something that is no string"
+            raise UnsupportedParameter(
+                f"{at}[{i}] asks for {shown}: this node includes only {_LOGPROBS}",
+                param=f"{at}[{i}]",
+            )
+        wanted = wanted or name == _LOGPROBS
+    return wanted
+
+
+def _text_options(value: object, at: str) -> None:
+    fields = Fields(value, at)
+    fields.take("format", _format, None)
+    fields.refuse_but({"verbosity": ("medium",)})
+
+
+def _format(value: object, at: str) -> None:
+    fields = Fields(value, at)
+    kind = fields.require("type", text)
+    if kind != "text":
+        raise UnsupportedParameter(
+            f"{at} is of type “{brief(kind)}”: this node writes only text in responses yet",
+            param=at,
+        )
+    fields.refuse_but({})
+
+
+def _truncation(value: object, at: str) -> None:
+    if value != "disabled":
+        raise UnsupportedParameter(
+            f'{at} must be "disabled": this node never drops a part of what it is sent', param=at
+        )
+
+
+def _stream_options(value: object, at: str) -> None:
+    Fields(value, at).refuse_but({"include_obfuscation": (False,)})
+
+
+def _metadata(value: object, at: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise RequestError(f"{at} must be an object", param=at)
+    if len(value) > _MOST_PAIRS:
+        raise RequestError(f"{at} must not have more than {_MOST_PAIRS} pairs", param=at)
+    return {_short(key, at, _LONGEST_KEY): _short(value[key], at, _LONGEST_VALUE) for key in value}
+
+
+def _short(value: object, at: str, longest: int) -> str:
+    if len(found := text(value, at)) > longest:
+        raise RequestError(f"{at} has a string over {longest} characters", param=at)
+    return found
