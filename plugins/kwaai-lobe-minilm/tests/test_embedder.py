@@ -219,6 +219,24 @@ async def test_closing_waits_for_the_batch_under_way_and_begins_no_other(
     assert len(failures) == 1
 
 
+async def test_leaving_waits_for_a_batch_that_nobody_waits_for(
+    counted: Counted, tmp_path: Path
+) -> None:
+    async def let_go() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        counted.go()
+
+    async with trio.open_nursery() as nursery:
+        async with open_embedder(FakeHost(tmp_path)) as minilm:
+            minilm._model = counted  # type: ignore[attr-defined]
+            async with trio.open_nursery() as callers:
+                callers.start_soon(minilm.embed, ["one"])
+                await counted.batch(1)
+                callers.cancel_scope.cancel()
+            nursery.start_soon(let_go)
+        assert counted.ended == 1
+
+
 async def test_the_loop_goes_on_meanwhile(minilm: Minilm) -> None:
     done, turns = trio.Event(), 0
 
