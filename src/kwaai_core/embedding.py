@@ -12,8 +12,10 @@ from starlette.types import Receive, Scope, Send
 from kwaai_core import openai
 from kwaai_core.errors import ModelNotFound, NoPeerAvailable
 from kwaai_core.openai import EmbeddingsCall
+from kwaai_core.replies import USED
 from kwaai_core.roles import Host
 from kwaai_core.sse import Calls
+from kwaai_core.types import Usage
 
 NO_EMBEDDER = "no embedder is installed: pip install kwaai-lobe-minilm, and start the node again"
 
@@ -40,6 +42,7 @@ class Embed:
             raise ModelNotFound(call.model, [card.id])
         call.check(card)
         found, body = await embedder.embed(call.texts), bytearray()
+        scope[USED] = card.id, Usage(sum(embedding.tokens for embedding in found), 0)
         for piece in openai.embeddings(card, found, base64=call.base64):
             body += piece
             await trio.lowlevel.checkpoint()  # a thousand vectors are half a second's work

@@ -251,6 +251,14 @@ async def test_a_model_that_embeds_does_not_chat(served: Served, embedder: FakeE
         assert "/v1/embeddings" in error["message"]
 
 
+async def test_the_tokens_are_counted(served: Served, embedder: FakeEmbedder) -> None:
+    async with served.client() as client:
+        await client.post(PATH, json=body(["a red house", "stocks"]))
+        await client.post(PATH, json=body("word " * 99))
+        page = (await client.get("/metrics")).text
+    assert f'kwaai_tokens_total{{direction="in",model="{EMBEDDER.id}"}} 6.0' in page
+
+
 async def test_the_digest_is_a_name_too(served: Served, embedder: FakeEmbedder) -> None:
     async with served.client() as client:
         answer = (await client.post(PATH, json=body(model=EMBEDDER.digest))).json()
