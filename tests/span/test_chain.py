@@ -493,12 +493,12 @@ def test_faults_are_told_apart(code: int, blame: Blame) -> None:
     rig = answering()
     rig.run(1)
     hop = rig.hop("b")
-    words = b"\xff so it is" + bytes(1000)
+    words = b"\xff so it is\n\x1b[31m" + bytes(1000)
     fault = Frame(Kind.FAULT, hop.session, rig.chain.epoch, rows=code, payload=words)
     rig.chain.receive(hop.session, fault, rig.now)
     (trouble,) = rig.chain.trouble
     assert trouble.blame is blame and "so it is" in trouble.reason
-    assert len(trouble.reason) <= 512
+    assert len(trouble.reason) <= 512 and trouble.reason.isprintable()
 
 
 def test_a_host_whose_engine_fails_falls_out() -> None:

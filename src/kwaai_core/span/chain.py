@@ -282,7 +282,8 @@ class Chain:
             at = end
 
     def _fault(self, hop: Hop, frame: Frame, now: float) -> None:
-        words = frame.payload[:512].decode("utf-8", "replace")
+        said = frame.payload[:512].decode("utf-8", "replace")
+        words = "".join(c if c.isprintable() else "?" for c in said)  # they go to a log
         if frame.rows == FaultCode.NEED_REPLAY:
             hop.refused += 1
             if hop.refused <= _REPLAYS:
