@@ -75,6 +75,9 @@ async def test_who_finds_a_host_full_at_first_keeps_nothing_elsewhere(
             await routing(20, places, [Trouble(places[1], Blame.FULL, "no room", 3.0)])
         assert trio.current_time() == began
         assert refused.value.retry_after == 3.0
+        with pytest.raises(NoRoom) as refused:
+            await routing(20, places, [Trouble(places[1], Blame.FULL, "no room", 4e6)])
+        assert refused.value.retry_after == 60.0
         routing.close()
 
 

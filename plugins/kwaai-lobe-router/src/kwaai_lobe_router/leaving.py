@@ -19,8 +19,8 @@ MOST_LOSSES = 3
 """A peer that was lost so often in an answer, without a word of it in between, is not used by it
 any more: else an answer that is lost wherever it is replayed would never end."""
 
-LEAST_SECONDS = 0.25
-"""The same for one that was full, and did not say until when."""
+LEAST_SECONDS, MOST_SECONDS = 0.25, 60.0
+"""The same for one that was full: where it did not say until when, and whatever it said."""
 
 
 class NoRoom(NoPeerAvailable):
@@ -48,7 +48,7 @@ class Left:
             self._note_loss(peer, tokens, now)
         elif blame is Blame.FULL:
             self.full[peer] = trouble.place.span
-            self.exclude(peer, now + max(trouble.retry_after, LEAST_SECONDS))
+            self.exclude(peer, now + min(max(trouble.retry_after, LEAST_SECONDS), MOST_SECONDS))
         elif blame is Blame.REFUSED:
             self.exclude(peer, now + REFUSED_SECONDS)
         elif blame is Blame.LEAVING:
