@@ -379,6 +379,7 @@ def test_idle_sessions_of_who_has_most_make_room_for_another_peer(shared: Shared
     assert shared.hosting.free(shared.now) == 0
     shared.now = 31.0
     assert shared.hosting.free(shared.now) == 2  # or bob would not ask
+    assert shared.hosting.idle(shared.now) == 2
     assert shared.open("ann", 5) == FaultCode.CAPACITY  # one's own sessions are not in one's way
     assert shared.open("bob", 4) is Kind.OPENED
     assert (shared.sessions("ann"), shared.sessions("bob")) == ([1, 3], [4])

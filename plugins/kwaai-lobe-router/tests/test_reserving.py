@@ -53,6 +53,12 @@ def test_never_more_than_is_free(streams: int) -> None:
         assert granted == min(MOST_PER_PEER, free, streams // 2)
 
 
+def test_sessions_that_would_make_room_are_not_counted_twice() -> None:
+    idle = SpanLoad(4, 4, 0, (1.0,), (1.0,), idle=4)
+    kept = Reservations()
+    assert [kept.ask(peer, 2, idle, 0.0) for peer in ("ann", "bob")] == [2, 0]
+
+
 @pytest.mark.parametrize("reserve", [-1, 1 << 40, True, 1.5, "1", None])
 def test_a_wish_for_no_number_is_refused(reserve: object) -> None:
     frame = Wanted("00" * 32, False, reserve).encode()  # type: ignore[arg-type]

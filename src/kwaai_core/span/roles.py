@@ -45,7 +45,8 @@ class SpanFacts:
 @dataclass(frozen=True, slots=True)
 class SpanLoad:
     """How busy a host is, and how fast: ``free`` sessions there is room for, ``sessions`` there
-    are, ``waiting`` steps. ``step_seconds`` is of a lone row through each unit, ``row_seconds`` of
+    are, ``waiting`` steps; ``idle`` of the sessions are also counted as free, since they would end
+    for others. ``step_seconds`` is of a lone row through each unit, ``row_seconds`` of
     a row of a prefill chunk; both are measured, at the start and by what is served."""
 
     free: int
@@ -53,6 +54,7 @@ class SpanLoad:
     waiting: int
     step_seconds: tuple[float, ...]
     row_seconds: tuple[float, ...]
+    idle: int = 0
 
 
 class SpanHost(Protocol):

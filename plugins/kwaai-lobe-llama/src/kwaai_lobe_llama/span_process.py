@@ -250,6 +250,7 @@ def _load(payload: bytes) -> SpanLoad:
         facts["waiting"],
         tuple(facts["step_seconds"]),
         tuple(facts["row_seconds"]),
+        facts["idle"],
     )
 
 

@@ -39,7 +39,7 @@ class Reservations:
     def ask(self, peer: str, sessions: int, load: SpanLoad, now: float) -> int:
         """A peer wants room for so many more; how many it gets, in place of what it had."""
         others = sum(self.at(now).values()) - self.release(peer)
-        room = min((load.free + load.sessions) // 2, load.free) - others
+        room = min((load.free + load.sessions - load.idle) // 2, load.free) - others
         granted = max(0, min(sessions, MOST_PER_PEER, room))
         if granted:
             self._kept[peer] = _Kept(granted, now + RESERVED_SECONDS)

@@ -77,10 +77,11 @@ class Hosting:
     def free(self, now: float) -> int:
         """How many more sessions there is room for: for a peer that has none yet, which those that
         stand idle would be ended for."""
-        if self.host.draining:
-            return 0
-        idle = sum(bool(s.owner) and _stands_idle(s, now) for s in self.host.sessions)
-        return self.host.free + idle
+        return 0 if self.host.draining else self.host.free + self.idle(now)
+
+    def idle(self, now: float) -> int:
+        """How many sessions stand idle, and would be ended for those of others."""
+        return sum(bool(s.owner) and _stands_idle(s, now) for s in self.host.sessions)
 
     def receive(self, link: Hashable, frame: Frame, now: float) -> None:
         """Take a frame of an owner. Errors: :class:`FrameError`, see :meth:`Host.receive`."""

@@ -223,6 +223,7 @@ class SpanServer(Server):
                 "waiting": sum(len(session.pending) for session in host.sessions),
                 "step_seconds": [unit.pace.lone for unit in self._hosting.units.units],
                 "row_seconds": [unit.pace.row for unit in self._hosting.units.units],
+                "idle": 0 if host.draining else self._hosting.idle(now),
             }
         ).encode()
         if load != self._last_load:  # an idle worker says nothing
