@@ -143,7 +143,8 @@ class SessionRouting:
 
     async def _found(self, living: Sequence[Place], *, first: bool) -> Sequence[Place]:
         """Places for the whole model, as soon as there are any. Errors: see :class:`Routing`."""
-        began = self.began if first else trio.current_time()
+        asked = trio.current_time()
+        began = self.began if first else asked
         while True:
             wish, again = self._wish_now(), self._wish_again()
             found = self._planned(living, wish, first=first)
@@ -154,15 +155,17 @@ class SessionRouting:
                 if places is not None:
                     self._take(found)
                     return places
-            full = bool(self._left.full) or (not isinstance(found, Plan) and lacks_room(found))
-            if full and living and not (self.progress.started or isinstance(found, Plan)):
+                if trio.current_time() - asked > PATIENCE_SECONDS:
+                    raise self._given_up(found, first=first, full=bool(self._left.full))
+                continue
+            full = bool(self._left.full) or lacks_room(found)
+            if full and living and not self.progress.started:
                 raise self._left.no_room(self._view.model)
             most = FULL_PATIENCE_SECONDS if full else PATIENCE_SECONDS
             late = isinstance(found, Late) and not self._linking.opening
             if late or trio.current_time() - began > most:
                 raise self._given_up(found, first=first, full=full)
-            if not isinstance(found, Plan):
-                await self._wait()
+            await self._wait()
 
     def _planned(self, living: Sequence[Place], wish: Wish, *, first: bool) -> Plan | Refusal:
         swarm = self._view.swarm()
