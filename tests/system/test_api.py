@@ -87,8 +87,8 @@ def test_errors_are_the_sdk_s_own_kinds(node: str) -> None:
         assert unknown.value.code == "model_not_found"
         assert SMOLLM2 in unknown.value.message
         with pytest.raises(APIStatusError) as unsupported:
-            client.chat.completions.create(model=SMOLLM2, messages=HELLO, logprobs=True)
-        assert (unsupported.value.status_code, unsupported.value.param) == (400, "logprobs")
+            client.completions.create(model=SMOLLM2, prompt="Hello", suffix="!")
+        assert (unsupported.value.status_code, unsupported.value.param) == (400, "suffix")
 
 
 def test_a_prompt_beyond_the_context_gets_both_numbers(node: str) -> None:
