@@ -158,6 +158,8 @@ class Connection:
         self._reading.cancel()
         with trio.move_on_after(_FAREWELL * self._heard, shield=True):
             await self._stream.aclose()
+        # Cut off in the middle, what follows would not be done again; the reader does it then.
+        await trio.lowlevel.checkpoint_if_cancelled()
         await self._protocol.handle(Closed())
 
     async def _expire(self) -> None:

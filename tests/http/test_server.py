@@ -206,6 +206,21 @@ async def test_with_all_connections_busy_the_next_one_is_told_so(
             await stream.aclose()
 
 
+async def test_who_leaves_in_the_middle_of_a_body_leaves_its_place(
+    node: FakeNode, tmp_path: Path
+) -> None:
+    async with (
+        serving(node, tmp_path, connections=2, body_timeout=600.0) as served,
+        served.client() as client,
+    ):
+        for _ in range(4):
+            async with await served.connect() as leaving:
+                await leaving.send_all(HALF + b"\r\nx")
+                await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (await client.get("/health")).status_code == 200
+
+
 async def test_a_head_that_does_not_come_to_its_end_is_not_waited_for(
     node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

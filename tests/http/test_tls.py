@@ -137,6 +137,22 @@ async def test_a_client_that_leaves_ends_the_work(
             await play.left.wait()
 
 
+@pytest.mark.parametrize("farewell", [True, False])
+async def test_who_leaves_in_the_middle_of_a_body_leaves_its_place(
+    node: FakeNode, tmp_path: Path, farewell: bool
+) -> None:
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nx"
+    async with secured(node, tmp_path, connections=2, body_timeout=600.0) as server:
+        for _ in range(4):
+            leaving = await server.connect()
+            await leaving.send_all(head)
+            await trio.testing.wait_all_tasks_blocked()
+            await (leaving if farewell else leaving.transport_stream).aclose()
+            await trio.testing.wait_all_tasks_blocked()
+        async with server.client() as client:
+            assert (await client.get("/health")).status_code == 200
+
+
 async def test_requests_that_come_together_are_answered_in_turn(
     node: FakeNode, tmp_path: Path
 ) -> None:
