@@ -16,7 +16,7 @@ from kwaai_core import Span, TokenLogprob
 from kwaai_core.gguf import read_gguf
 from kwaai_core.span.chain import Settings
 from kwaai_core.span.frames import Flags, Frame, FrameReader, Kind, Opening, encode
-from kwaai_core.span.hop import Place, Trouble
+from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.secure import secure
 from kwaai_core.testing.models import TINY_QWEN2
@@ -106,6 +106,40 @@ async def test_an_answer_without_a_limit_may_fill_the_whole_context(
         answer = await nodes.ask(routes, tokens=None)
         assert routes.asked == [[]]
         assert answer.text == await nodes.whole(tokens=None)
+
+
+def test_a_host_that_leaves_is_reported_though_it_was_slow_or_its_router_was_asked(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    plan, asked = plan_for(qwen2), list[list[Blame]]()
+    with chain(plan, [0, BLOCKS], tmp_path) as spans:
+        heading = Heading(
+            spans.head,
+            Embedding(str(qwen2)).rows,
+            Settings(WIDTH, 0, plan.chunk),
+            Budget(1 << 20),
+            lambda _, frame: None,
+            Told(),
+            lambda _, tokens, route, trouble: asked.append([one.blame for one in trouble]),
+            lambda _: 1,
+        )
+        place, sampler = Place(1, WHOLE), Sampler(GREEDY)
+        heading.open(Session(1, [5, 6, 7], 10, sampler, TextAssembler()))
+        heading.route(1, [place])
+        (answer,) = heading._answers.values()
+        heading._report(answer, [place], Blame.SLOW)
+        heading.leave(1)  # nobody can be asked before the answer to that
+        assert asked == [[], [Blame.SLOW]]
+        heading.route(1, [place])
+        heading.tick()
+        assert asked == [[], [Blame.SLOW], [Blame.LEAVING]]
+        heading.route(1, [place])
+        heading.tick()
+        heading._report(answer, [place], Blame.SLOW)
+        assert len(asked) == 3  # it is known already
+        heading.lose(1, "it has left")
+        assert asked[3:] == [[Blame.LOST]]
+        heading.cancel(answer.session)
 
 
 @contextmanager

@@ -84,6 +84,7 @@ class Heading:
         self._paces: dict[Place, Pace] = {}
         self._answers: dict[int, Answer] = {}
         self._hops: dict[tuple[int, int], Answer] = {}
+        self._leaving: set[int] = set()
 
     def ready(self) -> bool:
         """Whether hidden states have come through, of which :meth:`step` makes tokens."""
@@ -150,6 +151,7 @@ class Heading:
 
     def lose(self, link: int, reason: str) -> None:
         """A link is gone."""
+        self._leaving.discard(link)
         for answer in list(self._answers.values()):
             answer.chain.lose(link, reason)
             self._look_at(answer)
@@ -157,10 +159,15 @@ class Heading:
             del self._paces[place]
 
     def leave(self, link: int) -> None:
-        """The host at the other end of a link is about to leave."""
+        """The host at the other end of a link is about to leave. It says so once: who is asking
+        already, or goes there later, reports it with the next :meth:`tick`."""
+        self._leaving.add(link)
         for answer in list(self._answers.values()):
-            places = [hop.place for hop in answer.chain.hops if _link(hop.place) == link]
-            self._report(answer, places, Blame.LEAVING)
+            self._report_leaving(answer)
+
+    def _report_leaving(self, answer: Answer) -> None:
+        places = [hop.place for hop in answer.chain.hops if _link(hop.place) in self._leaving]
+        self._report(answer, places, Blame.LEAVING)
 
     def tick(self) -> None:
         """Look at the time."""
@@ -168,6 +175,7 @@ class Heading:
         for answer in list(self._answers.values()):
             answer.chain.tick(now)
             self._look_at(answer)
+            self._report_leaving(answer)
             self._report(answer, answer.chain.slow(now), Blame.SLOW)
             for blame in _REASONS:
                 self._report(answer, self._still(answer, blame, now), blame)
@@ -177,7 +185,8 @@ class Heading:
             self._ask(answer, answer.chain.trouble)
 
     def _report(self, answer: Answer, places: Sequence[Place], blame: Blame) -> None:
-        fresh = [place for place in places if place not in answer.reported]
+        known = {p for p, said in answer.reported.items() if said.blame in (blame, Blame.LEAVING)}
+        fresh = [place for place in places if place not in known]
         if not fresh or answer.asked:
             return
         now = time.monotonic()
