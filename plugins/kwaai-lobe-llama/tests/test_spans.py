@@ -61,6 +61,8 @@ class Routes:
     async def __call__(
         self, tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
     ) -> Sequence[Place]:
+        if trouble and all(one.blame is Blame.SLOW for one in trouble):
+            return route  # no fault: the machine is busy
         self.asked.append(list(trouble))
         bad = {t.place for troubles in self.asked for t in troubles}
         for way in self.ways:

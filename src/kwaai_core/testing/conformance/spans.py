@@ -103,6 +103,8 @@ class _Rig:
         async def routing(
             tokens: int, route: Sequence[Place], trouble: Sequence[Trouble]
         ) -> Sequence[Place]:
+            if trouble and all(one.blame is Blame.SLOW for one in trouble):
+                return route  # no fault, and nothing that a rule is about: the machine is busy
             self.asked.append(list(trouble))
             if not left:
                 raise UpstreamLost("there is no other place")
