@@ -64,6 +64,59 @@ async def test_the_async_client_on_trio(node: str) -> None:
     assert text == done.choices[0].text
 
 
+def test_texts_are_as_likely_as_the_model_finds_them(node: str) -> None:
+    """As lm-eval asks: tokens first, then echoes of them with probabilities."""
+
+    def tokens(text: str) -> list[int]:
+        asked = {"model": SMOLLM2, "prompt": text, "add_special_tokens": False}
+        found = httpx.post(f"{node}/tokenize", json=asked, timeout=60).json()["tokens"]
+        back = httpx.post(
+            f"{node}/detokenize", json={"model": SMOLLM2, "tokens": found}, timeout=60
+        )
+        assert back.json() == {"prompt": text}
+        return list(found)
+
+    begin = "The capital of France is"
+    ends = [" Paris", " banana"]
+    with sdk(node) as client:
+        answer = client.completions.create(
+            model=SMOLLM2,
+            prompt=[tokens(begin + end) for end in ends],
+            echo=True,
+            logprobs=1,
+            max_tokens=1,
+            temperature=0,
+        )
+    likely = []
+    for choice, end in zip(answer.choices, ends, strict=True):
+        told = choice.logprobs
+        assert told is not None and told.token_logprobs is not None and told.tokens is not None
+        assert choice.text.startswith(begin + end)
+        assert "".join(told.tokens) == choice.text
+        assert len(told.tokens) == len(tokens(begin + end)) + 1
+        likely.append(sum(told.token_logprobs[len(tokens(begin)) : -1]))
+    assert likely[0] > likely[1] + 5
+    info = httpx.get(f"{node}/tokenizer_info", params={"model": SMOLLM2}, timeout=60).json()
+    assert tokens(info["eos_token"]) != [] and "chat_template" in info
+
+
+def test_a_response_is_what_a_chat_says(node: str) -> None:
+    with sdk(node) as client:
+        chat = client.chat.completions.create(
+            model=SMOLLM2, messages=HELLO, max_tokens=24, temperature=0
+        )
+        response = client.responses.create(
+            model=SMOLLM2, input="Say hello.", max_output_tokens=24, temperature=0
+        )
+        with client.responses.stream(
+            model=SMOLLM2, input=HELLO, max_output_tokens=24, temperature=0
+        ) as stream:
+            deltas = [e.delta for e in stream if e.type == "response.output_text.delta"]
+    assert response.output_text == "".join(deltas) == chat.choices[0].message.content
+    assert response.usage is not None and chat.usage is not None
+    assert response.usage.input_tokens == chat.usage.prompt_tokens
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_curl(node: str) -> None:
     url = f"{node}/v1/chat/completions"
