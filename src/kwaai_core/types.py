@@ -175,7 +175,10 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Counts of tokens; ``cached_tokens`` are those of the prompt that were not computed again."""
+    """Counts of tokens; ``cached_tokens`` are those of the prompt that were not computed again.
+
+    A token that ends an answer is one of the ``completion_tokens``, though it has no text.
+    """
 
     prompt_tokens: int
     completion_tokens: int

@@ -137,8 +137,11 @@ class FakeReader:
 
 @dataclass
 class Collected:
+    """Keeps the texts, and what each frame would hold: how many tokens, and their text."""
+
     texts: dict[int, str] = field(default_factory=dict)
     told: dict[int, list[float | None]] = field(default_factory=dict)
+    pieces: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
     ends: dict[int, Finish] = field(default_factory=dict)
 
     def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
@@ -148,6 +151,7 @@ class Collected:
     def text(self, session: Session, tokens: int, text: str) -> None:
         assert session.number not in self.ends
         self.texts[session.number] = self.texts.get(session.number, "") + text
+        self.pieces.setdefault(session.number, []).append((tokens, text))
 
     def finish(self, session: Session, finish: Finish) -> None:
         assert session.number not in self.ends
@@ -225,8 +229,10 @@ def test_an_answer_is_its_own_whatever_happens_around_it(
             likeliest = [following(one.prompt[:end]) for end in range(1, len(one.prompt))]
             assert sink.told[one.number] == [None, *likeliest]
         end = sink.ends[one.number]
-        assert (end.prompt_tokens, end.completion_tokens) == (len(one.prompt), len(tokens))
-        assert end.reason == ("length" if len(tokens) == one.limit else "stop")
+        reason = "length" if len(tokens) == one.limit else "stop"
+        count = len(tokens) + (reason == "stop")  # the token that ends it is one too
+        assert (end.reason, end.prompt_tokens) == (reason, len(one.prompt))
+        assert end.completion_tokens == count == sum(n for n, _ in sink.pieces[one.number])
 
 
 def test_a_lone_row_of_the_last_stream_is_padded_in_front() -> None:
@@ -243,22 +249,8 @@ def run(scheduler: Scheduler) -> None:
         scheduler.step()
 
 
-@dataclass
-class Pieces(Collected):
-    """Keeps what each frame would hold: how many tokens, and their text."""
-
-    pieces: dict[int, list[tuple[int, str]]] = field(default_factory=dict)
-
-    def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None:
-        raise NotImplementedError("no probabilities were asked for")
-
-    def text(self, session: Session, tokens: int, text: str) -> None:
-        super().text(session, tokens, text)
-        self.pieces.setdefault(session.number, []).append((tokens, text))
-
-
 def test_fast_tokens_share_a_frame_and_the_first_waits_for_none() -> None:
-    sink, moments = Pieces(), iter([0.0, 0.008, 0.016, 0.024, 0.032, 0.040])
+    sink, moments = Collected(), iter([0.0, 0.008, 0.016, 0.024, 0.032, 0.040])
     scheduler = Scheduler(FakeEngine(PLAN), sink, clock=lambda: next(moments))  # type: ignore[arg-type]
     scheduler.submit(session(0, [1], 6))
     run(scheduler)
@@ -267,7 +259,7 @@ def test_fast_tokens_share_a_frame_and_the_first_waits_for_none() -> None:
 
 
 def test_text_does_not_wait_while_a_prompt_is_computed() -> None:
-    sink = Pieces()
+    sink = Collected()
     scheduler = Scheduler(FakeEngine(PLAN), sink, clock=lambda: 0.0)  # type: ignore[arg-type]
     scheduler.submit(session(0, [1], 9))
     scheduler.step()

@@ -145,14 +145,14 @@ class Teller:
         token = session.sampler.sample(self._engine, row)
         if session.cancelled:
             return False
+        session.generated += 1  # a token that ends an answer has no text, and counts
+        session.unsent += 1
         ends = not self._endless and self._engine.is_end(token)
         if session.told is not None and not (ends and session.echo is None):
             session.told.take(self._engine, row, token)
         if ends:
             return self._end(session, "stop")
         session.token = token
-        session.generated += 1
-        session.unsent += 1
         text = session.text.push(self._engine.piece(token))
         if session.text.stopped:
             return self._end(session, "stop", text)
