@@ -28,13 +28,19 @@ class Node:
     """``kwaai run`` with one model file; leaving the context ends it and its workers.
 
     ``context`` is in tokens of one stream. ``path`` None is the bundled model alone. Everything
-    else has its defaults, as a user's would.
+    else has its defaults, as a user's would, unless ``threads`` are given.
     """
 
-    def __init__(self, path: Path | None, *, context: int, exact: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, *, context: int, exact: bool = False, threads: int = 0
+    ) -> None:
         self._path = path
         self._exact = exact
-        self._settings = {"KWAAI_LLAMA_CONTEXT": str(context), "KWAAI_LLAMA_EXACT": str(exact)}
+        self._settings = {
+            "KWAAI_LLAMA_CONTEXT": str(context),
+            "KWAAI_LLAMA_EXACT": str(exact),
+            "KWAAI_LLAMA_THREADS": str(threads),
+        }
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -53,9 +59,9 @@ class Node:
             started = time.perf_counter()
             self._log = folder / "log"
             log = stack.enter_context(self._log.open("wb"))
-            self._process = stack.enter_context(
-                _running(self.address[1], environment, log.fileno())
-            )
+            command = [KWAAI, "run", "--lobes", LOBES, "--host", "127.0.0.1"]
+            command += ["--port", str(self.address[1])]
+            self._process = stack.enter_context(running(command, environment, log.fileno()))
             wait_ready(self.address, self._process, self._log)
             self.ready_s = time.perf_counter() - started
             self.model = self._model_id()
@@ -148,8 +154,10 @@ def _tokens_between(completion: Completion, lo: float, hi: float) -> float:
 
 
 @contextlib.contextmanager
-def _running(port: int, environment: dict[str, str], log: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [KWAAI, "run", "--lobes", LOBES, "--host", "127.0.0.1", "--port", str(port)]
+def running(
+    command: Sequence[str], environment: Mapping[str, str], log: int
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server in a process of its own, which ends with the context, killed if need be."""
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield process
@@ -162,17 +170,19 @@ def _running(port: int, environment: dict[str, str], log: int) -> Iterator[subpr
             process.wait()
 
 
-def wait_ready(address: tuple[str, int], process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once ``/ready`` says 200; asked every five milliseconds."""
+def wait_ready(
+    address: tuple[str, int], process: subprocess.Popen[bytes], log: Path, path: str = "/ready"
+) -> None:
+    """Return once ``path`` says 200; asked every five milliseconds."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise SystemExit(f"kwaai run ended with {process.returncode}:\n{log.read_text()}")
+            raise SystemExit(f"{address} ended with {process.returncode}:\n{log.read_text()}")
         with contextlib.suppress(OSError):
-            if get_json(address, "/ready")[0] == 200:
+            if get_json(address, path)[0] == 200:
                 return
         time.sleep(0.005)
-    raise SystemExit(f"kwaai run was not ready within {READY_S:.0f} s:\n{log.read_text()}")
+    raise SystemExit(f"{address} was not ready within {READY_S:.0f} s:\n{log.read_text()}")
 
 
 def free_port() -> int:
