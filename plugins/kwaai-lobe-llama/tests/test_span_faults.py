@@ -111,14 +111,14 @@ async def test_an_answer_without_a_limit_may_fill_the_whole_context(
 def test_a_host_that_leaves_is_reported_though_it_was_slow_or_its_router_was_asked(
     qwen2: Path, tmp_path: Path
 ) -> None:
-    plan, asked = plan_for(qwen2), list[list[Blame]]()
+    plan, asked, sent = plan_for(qwen2), list[list[Blame]](), list[Frame]()
     with chain(plan, [0, BLOCKS], tmp_path) as spans:
         heading = Heading(
             spans.head,
             Embedding(str(qwen2)).rows,
             Settings(WIDTH, 0, plan.chunk),
             Budget(1 << 20),
-            lambda _, frame: None,
+            lambda _, frame: sent.append(frame),
             Told(),
             lambda _, tokens, route, trouble: asked.append([one.blame for one in trouble]),
             lambda _: 1,
@@ -126,6 +126,7 @@ def test_a_host_that_leaves_is_reported_though_it_was_slow_or_its_router_was_ask
         place, sampler = Place(1, WHOLE), Sampler(GREEDY)
         heading.open(Session(1, [5, 6, 7], 10, sampler, TextAssembler()))
         heading.route(1, [place])
+        heading.receive(1, Frame(Kind.OPENED, sent[0].session, sent[0].epoch))
         (answer,) = heading._answers.values()
         heading._report(answer, [place], Blame.SLOW)
         heading.leave(1)  # nobody can be asked before the answer to that

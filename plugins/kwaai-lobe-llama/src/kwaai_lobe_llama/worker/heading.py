@@ -166,8 +166,9 @@ class Heading:
             self._report_leaving(answer)
 
     def _report_leaving(self, answer: Answer) -> None:
-        places = [hop.place for hop in answer.chain.hops if _link(hop.place) in self._leaving]
-        self._report(answer, places, Blame.LEAVING)
+        there = [hop for hop in answer.chain.hops if _link(hop.place) in self._leaving]
+        # one that has no session there yet gets none, and is told that there is no room
+        self._report(answer, [hop.place for hop in there if not hop.fresh], Blame.LEAVING)
 
     def tick(self) -> None:
         """Look at the time."""
