@@ -233,7 +233,7 @@ async def test_an_echo_tells_of_the_token_that_ends_it(
         tokens = await told(worker, job)
         text, last = await ask(worker, job)
         assert (text, last.finish) == (BLUE, "stop")
-        assert last.usage is not None and last.usage.completion_tokens == 0
+        assert last.usage is not None and last.usage.completion_tokens == 1
         assert len(tokens) == len(bare) + 1 and tokens[-1].token == b""
         assert await told(worker, replace(job, echo=False)) == []
 
