@@ -1,7 +1,7 @@
 """A model and a context of llama.cpp: what whole models, spans and heads have in common.
 
-Everything here is called from one thread, but for :meth:`Loaded.tokenise`, :meth:`Loaded.piece`
-(which read an immutable vocabulary) and :meth:`Loaded.abort`.
+Everything here is called from one thread, but for :meth:`Loaded.abort` and what reads an immutable
+vocabulary: :meth:`Loaded.tokenise`, :meth:`Loaded.piece`, :meth:`Loaded.textless`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Loaded:
         self.context = self._open(plan, max(outputs, self.scored_rows))
         self.memory = C.llama_get_memory(self.context)
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._textless: frozenset[int] | None = None
 
     def _arrange(self, params: C.llama_context_params) -> None:
         """Change what is particular to a kind of model before its context is made."""
@@ -152,6 +153,17 @@ class Loaded:
     def logits(self, row: int) -> bytes:
         """The logits of a row of the last call: ``(n_vocab,) float32``, as bytes."""
         return ctypes.string_at(C.llama_get_logits_ith(self.context, row), self.n_vocab * 4)
+
+    def textless(self) -> frozenset[int]:
+        """The control tokens that end no answer; found out at the first call."""
+        if self._textless is None:
+            control, end = C.llama_vocab_is_control, C.llama_vocab_is_eog
+            self._textless = frozenset(
+                token
+                for token in range(self.n_vocab)
+                if control(self.vocabulary, token) and not end(self.vocabulary, token)
+            )
+        return self._textless
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer."""
