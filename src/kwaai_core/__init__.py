@@ -18,21 +18,23 @@ from kwaai_core.roles import (
     Settlement, TrustPolicy,
 )  # fmt: skip
 from kwaai_core.types import (
-    Assessment, ChatRequest, Delta, Embedding, GenerateRequest, Hop, HopTiming, Intent, Logprob,
-    Message, ModelCard, Prompt, Report, RoleName, Sampling, Span, Tier, TokenIds, TokenLogprob,
-    Tokenizer, Tokens, Usage,
+    Assessment, CallPiece, ChatRequest, Delta, Embedding, GenerateRequest, Hop, HopTiming, Intent,
+    Logprob, Message, ModelCard, Prompt, Report, RoleName, Sampling, Span, Tier, TokenIds,
+    TokenLogprob, Tokenizer, Tokens, Tool, ToolCall, Tools, Usage,
 )  # fmt: skip
 
 __all__ = [
-    "Acquaintance", "Assessment", "Broadcast", "Busy", "Catalog", "ChatRequest", "ConfigError",
-    "ContextLengthExceeded", "DataChannel", "DeadlinePassed", "Delta", "Door", "Embedder",
-    "Embedding", "Executor", "FrameError", "GenerateRequest", "Group", "Hop", "HopTiming", "Host",
+    "Acquaintance", "Assessment", "Broadcast", "Busy", "CallPiece", "Catalog", "ChatRequest",
+    "ConfigError", "ContextLengthExceeded", "DataChannel", "DeadlinePassed", "Delta", "Door",
+    "Embedder", "Embedding", "Executor", "FrameError", "GenerateRequest", "Group", "Hop",
+    "HopTiming", "Host",
     "HostNotAllowed", "Identity", "Intent", "Invitation", "KnowledgeStore", "KwaaiError", "Link",
     "LobeFailed", "Logprob", "Message", "ModelCard", "ModelFileError", "ModelLoading",
     "ModelNotFound", "NoNode", "NoPeerAvailable", "NoSettings", "NotVerified", "Offer", "Owner",
     "PeerDenied", "PeerLost", "PeerUnreachable", "Prompt", "ProtocolRefused", "Record", "Report",
     "RequestError", "RequestTooLarge", "RoleConflict", "RoleName", "Route", "Router", "Sampling",
     "Settlement", "Span", "Stream", "StreamEnded", "Tier", "TokenIds", "TokenLogprob",
-    "Tokenizer", "Tokens", "Transport", "TrustPolicy", "UnsupportedParameter", "UpstreamLost",
+    "Tokenizer", "Tokens", "Tool", "ToolCall", "Tools", "Transport", "TrustPolicy",
+    "UnsupportedParameter", "UpstreamLost",
     "Usage", "WorkerLost", "hookimpl",
 ]  # fmt: skip

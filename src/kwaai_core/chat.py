@@ -42,6 +42,8 @@ async def chat(host: Host, request: ChatRequest) -> AsyncIterator[Answer]:
         exact=request.intent.exact,
         logprobs=request.logprobs,
         echo=request.echo,
+        schema=request.schema,
+        tools=request.tools,
     )
     async with route.executor.generate(generate) as deltas:
         yield Answer(route, deltas)

@@ -27,7 +27,7 @@ from kwaai_core.openai.logprobs import Kind
 from kwaai_core.replies import FAILED, USED, Json, public
 from kwaai_core.roles import Host, Route
 from kwaai_core.security import REQUEST_ID
-from kwaai_core.types import TokenLogprob, Usage
+from kwaai_core.types import CallPiece, TokenLogprob, Usage
 
 log = logging.getLogger("kwaai.http")
 
@@ -136,7 +136,7 @@ class Generate:
 
     async def _whole_choice(self, told: _Told, index: int) -> openai.Choice:
         request = told.call.requests[index]
-        texts, logprobs = list[str](), list[TokenLogprob]()
+        texts, logprobs, calls = list[str](), list[TokenLogprob](), list[CallPiece]()
         async with chat(self._host, request) as answer:
             told.begin(answer.route)
             batches, end = Batches(answer.deltas), None
@@ -144,10 +144,11 @@ class Generate:
                 batch = await batches.next()
                 texts.append(batch.text)
                 logprobs += batch.logprobs
+                calls += batch.calls
                 end = batch.end
         told.end(index, end)
         given = logprobs if request.logprobs is not None else None
-        return openai.Choice("".join(texts), end.finish, given)
+        return openai.Choice("".join(texts), end.finish, given, calls)
 
     async def _stream(self, call: Call, scope: Scope, events: _Events) -> None:
         told = _Told(call, self._kind, scope)
@@ -181,6 +182,8 @@ async def _pump(batches: Batches, chunks: Chunks | ResponseEvents, events: _Even
         batch = await batches.next()
         if batch.text or batch.logprobs:
             await events.write(chunks.text(batch.text, batch.logprobs))
+        if batch.calls and isinstance(chunks, Chunks):  # a response has no tools to call
+            await events.write(chunks.calls(batch.calls))
         if batch.end is not None:
             return batch.end
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 Tier = Literal["unknown", "known", "verified", "trusted"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 ChatRole = Literal["system", "developer", "user", "assistant", "tool"]
 
 
@@ -62,12 +62,43 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that an answer made; ``arguments`` are JSON, an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation; one of the role ``tool`` says which call it is the result of."""
 
     role: ChatRole
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that an answer may call; ``parameters`` is a JSON Schema, as JSON."""
+
+    name: str
+    description: str | None
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools that a model is shown, the numbers of those that it may call, whether it has to,
+    and whether it may call several."""
+
+    shown: tuple[Tool, ...]
+    allowed: tuple[int, ...]
+    required: bool = False
+    parallel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +178,8 @@ class ChatRequest:
     ``max_tokens`` None means: as many as the context has room for; with 0 the prompt is computed,
     and that is all. ``logprobs`` is how many of the likeliest tokens are to be told beside each,
     None for no probabilities at all. ``echo``: the prompt, which is no conversation, is told before
-    the answer, with the probabilities of its tokens where those are asked for.
+    the answer, with the probabilities of its tokens where those are asked for. ``schema`` is a JSON
+    Schema, as JSON, that the answer has to fit, and ``tools`` are what it may call instead.
     """
 
     intent: Intent
@@ -157,6 +189,8 @@ class ChatRequest:
     max_tokens: int | None = None
     logprobs: int | None = None
     echo: bool = False
+    schema: str | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +205,8 @@ class GenerateRequest:
     exact: bool | None = None
     logprobs: int | None = None
     echo: bool = False
+    schema: str | None = None
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +272,20 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of the call with this number: its name, which comes first, or JSON of its
+    arguments."""
+
+    index: int
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of an answer: ``text`` is whole code points and covers ``tokens`` tokens.
 
+    ``calls`` are pieces of calls of tools, which come after all text.
     ``logprobs`` are those of its tokens, where they were asked for; of tokens that a stop string
     has cut off there are none. What is echoed of a prompt comes first, and covers no tokens of the
     answer; an answer with an echo tells the probability of the token that ended it too. The last
@@ -252,6 +299,7 @@ class Delta:
     usage: Usage | None = None
     report: Report | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

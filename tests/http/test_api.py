@@ -222,7 +222,7 @@ async def test_an_unknown_model(served: Served) -> None:
     [
         (b"{", None, None),
         (json.dumps(chat_body(temperature=9)).encode(), "temperature", None),
-        (json.dumps(chat_body(tools=[{}])).encode(), "tools", "unsupported_parameter"),
+        (json.dumps(chat_body(audio={})).encode(), "audio", "unsupported_parameter"),
         (json.dumps({"messages": []}).encode(), "messages", None),
         (b'{"\\ud800": 1, "model": "m", "messages": [{"role": "user", "content": ""}]}', "?",
          "unsupported_parameter"),

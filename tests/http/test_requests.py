@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai import Call, parse_chat, parse_completion
 from kwaai_core.openai.strict import MAX_DEPTH, load_object
-from kwaai_core.types import Intent, Message, Sampling, TokenIds
+from kwaai_core.types import Intent, Message, Sampling, TokenIds, ToolCall
 
 from .conftest import chat_body
 
@@ -27,6 +27,13 @@ def refusal(**more: Any) -> RequestError:
     with pytest.raises(RequestError) as caught:
         chat(**more)
     return caught.value
+
+
+def function(**more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "get"} | more}
+
+
+TOOL = function()
 
 
 def test_defaults_are_llama_cpps_and_a_max_of_what_the_context_has() -> None:
@@ -163,7 +170,7 @@ def test_roles_names_and_parts() -> None:
         Message("developer", "d"),
         Message("user", "a\nb"),
         Message("assistant", "", "n"),
-        Message("tool", "t"),
+        Message("tool", "t", tool_call_id="call_1"),
     )
 
 
@@ -186,7 +193,12 @@ def test_roles_names_and_parts() -> None:
             "messages[0].content[0].x",
         ),
         ({"role": "user", "content": "hi", "tool_call_id": "c"}, "messages[0].tool_call_id"),
-        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "user", "content": "", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{}]},
+            "messages[0].tool_calls[0].type",
+        ),
+        ({"role": "assistant", "tool_calls": []}, "messages[0].content"),
     ],
 )
 def test_a_message_that_cannot_be_taken_is_named(message: Any, param: str) -> None:
@@ -281,9 +293,10 @@ def test_what_changes_nothing_is_accepted(more: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"tools": [{}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"tool_choice": "required"}, "tool_choice"), ({"temprature": 1}, "temprature"),
+        ({"functions": [{}]}, "functions"), ({"function_call": {"name": "f"}}, "function_call"),
+        ({"tools": [TOOL | {"type": "custom"}]}, "tools[0].type"),
+        ({"tools": [TOOL], "logprobs": True}, "logprobs"),
+        ({"temprature": 1}, "temprature"),
         ({"temprature": None}, "temprature"), ({"": 1}, ""), ({"x\ud800": 1}, "x\ud800"),
         ({"kwaai": {"knowledge": ["notes"]}}, "kwaai.knowledge"),
         ({"kwaai": {"exakt": 1}}, "kwaai.exakt"),
@@ -297,6 +310,162 @@ def test_what_would_change_the_answer_is_unsupported_by_name(
     assert isinstance(error, UnsupportedParameter)
     assert error.param == param
     assert param in error.message
+
+
+@pytest.mark.parametrize("strict", [None, False, True])
+def test_a_form_of_the_answer_is_a_schema(strict: bool | None) -> None:
+    given: dict[str, Any] = {"type": "object", "properties": {"b": {}, "a": {"const": "ü\ud800"}}}
+    form = {"name": "x-1", "description": "d", "schema": given, "strict": strict}
+    call = chat(response_format={"type": "json_schema", "json_schema": form}, n=2)
+    for request in call.requests:
+        assert request.schema is not None
+        assert json.loads(request.schema) == given
+        assert request.schema.index('"b"') < request.schema.index('"a"')
+        request.schema.encode()
+
+
+def test_any_object_is_a_schema_and_any_text_is_none() -> None:
+    for form in {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x"}}:
+        assert json.loads(chat(response_format=form).request.schema or "") == {"type": "object"}
+    assert chat(response_format={"type": "text"}).request.schema is None
+    assert chat(response_format=None).request.schema is None
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ("json_object", ""), ({}, ".type"), ({"type": 3}, ".type"), ({"type": "xml"}, ".type"),
+        ({"type": "json_object", "schema": {}}, ".schema"),
+        ({"type": "text", "json_schema": {}}, ".json_schema"),
+        ({"type": "json_schema"}, ".json_schema"),
+        ({"type": "json_schema", "json_schema": []}, ".json_schema"),
+        ({"type": "json_schema", "json_schema": {}}, ".json_schema.name"),
+        ({"type": "json_schema", "json_schema": {"name": "a b"}}, ".json_schema.name"),
+        ({"type": "json_schema", "json_schema": {"name": "a" * 65}}, ".json_schema.name"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": []}},
+         ".json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "strict": 1}},
+         ".json_schema.strict"),
+        ({"type": "json_schema", "json_schema": {"name": "a", "shema": {}}}, ".json_schema.shema"),
+    ],
+)  # fmt: skip
+def test_a_broken_form_is_refused_by_name(form: Any, param: str) -> None:
+    assert refusal(response_format=form).param == f"response_format{param}"
+
+
+ADD = {"type": "function", "function": {"name": "add"}}
+
+
+def test_tools_may_all_be_called_unless_something_else_is_said() -> None:
+    more = {"name": "add", "description": "It adds.", "strict": True,
+            "parameters": {"type": "object", "b": 1, "a": 2}}  # fmt: skip
+    tools = chat(tools=[TOOL, {"type": "function", "function": more}], n=2).requests[1].tools
+    assert tools is not None
+    get, add = tools.shown
+    assert (get.name, get.description) == ("get", None)
+    assert json.loads(get.parameters) == {"type": "object", "properties": {}}
+    assert (add.name, add.description) == ("add", "It adds.")
+    assert add.parameters == json.dumps(more["parameters"])
+    assert (tools.allowed, tools.required, tools.parallel) == ((0, 1), False, True)
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize(
+    ("choice", "numbers", "required"),
+    [
+        (None, (0, 1), False), ("auto", (0, 1), False), ("required", (0, 1), True),
+        (ADD, (1,), True), (allowed("auto", "add"), (1,), False),
+        (allowed("required", "add", "get", "add"), (0, 1), True),
+    ],
+)  # fmt: skip
+def test_what_may_be_called_is_chosen(choice: Any, numbers: Any, required: bool) -> None:
+    call = chat(tools=[TOOL, ADD], tool_choice=choice, parallel_tool_calls=False)
+    tools = call.request.tools
+    assert tools is not None
+    assert (tools.allowed, tools.required, tools.parallel) == (numbers, required, False)
+    assert len(tools.shown) == 2
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"tools": []}, {"tools": [], "tool_choice": "auto"}, {"tool_choice": "none"},
+        {"tools": [TOOL], "tool_choice": "none"}, {"parallel_tool_calls": True},
+        {"tools": [TOOL], "tool_choice": "none", "logprobs": True},
+    ],
+)  # fmt: skip
+def test_no_tools_are_none(more: dict[str, Any]) -> None:
+    assert chat(**more).request.tools is None
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"tools": {}}, "tools"), ({"tools": [3]}, "tools[0]"), ({"tools": [{}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [TOOL | {"x": 1}]}, "tools[0].x"),
+        ({"tools": [function(name="a b")]}, "tools[0].function.name"),
+        ({"tools": [function(description=3)]}, "tools[0].function.description"),
+        ({"tools": [function(parameters=[])]}, "tools[0].function.parameters"),
+        ({"tools": [function(strict=1)]}, "tools[0].function.strict"),
+        ({"tools": [function(x=1)]}, "tools[0].function.x"),
+        ({"tools": [function(name=f"f{i}") for i in range(129)]}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": ADD}, "tool_choice.function.name"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto")}, "tool_choice.allowed_tools.tools"),
+        ({"tools": [TOOL], "tool_choice": allowed("no", "get")}, "tool_choice.allowed_tools.mode"),
+        ({"tools": [TOOL], "tool_choice": allowed("auto", "x")},
+         "tool_choice.allowed_tools.tools[0].function.name"),
+        ({"tool_choice": "required"}, "tool_choice"), ({"tool_choice": ADD}, "tool_choice"),
+        ({"parallel_tool_calls": 1}, "parallel_tool_calls"),
+    ],
+)  # fmt: skip
+def test_broken_tools_are_refused_by_name(more: dict[str, Any], param: str) -> None:
+    assert refusal(**more).param == param
+
+
+def test_calls_that_were_made_arrive_with_their_results() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": '{"a": 1}'}}
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "assistant", "content": "so", "tool_calls": []},
+        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+    ]
+    assert chat(messages=turns).request.prompt == (
+        Message("user", "hi"),
+        Message("assistant", "", None, (ToolCall("c1", "get", '{"a": 1}'),)),
+        Message("assistant", "so"),
+        Message("tool", "42", tool_call_id="c1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "param"),
+    [
+        (3, ""), ({}, ".type"), ({"type": "custom"}, ".type"), ({"type": "function"}, ".id"),
+        ({"type": "function", "id": "c"}, ".function"),
+        ({"type": "function", "id": "c", "function": {"name": "f"}}, ".function.arguments"),
+        ({"type": "function", "id": "c", "function": {"name": "f", "arguments": {}}},
+         ".function.arguments"),
+        ({"type": "function", "id": "c", "function": {"name": "f", "arguments": "[]"}},
+         ".function.arguments"),
+        ({"type": "function", "id": "c", "function": {"name": "f", "arguments": "[" * 10000}},
+         ".function.arguments"),
+        ({"type": "function", "id": "c", "function": {"name": "f", "arguments": "{}", "x": 1}},
+         ".function.x"),
+    ],
+)  # fmt: skip
+def test_a_broken_call_is_refused_by_name(call: Any, param: str) -> None:
+    turns = [{"role": "assistant", "tool_calls": [call]}]
+    assert refusal(messages=turns).param == f"messages[0].tool_calls[0]{param}"
 
 
 @pytest.mark.parametrize("more", [{"suffix": "x"}, {"best_of": 2}, {"best_of": 2, "n": 3}])

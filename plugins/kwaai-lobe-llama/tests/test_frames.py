@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kwaai_core import Logprob, Message, RequestError, Sampling, TokenIds, TokenLogprob
+from kwaai_core import (
+    CallPiece,
+    Logprob,
+    Message,
+    RequestError,
+    Sampling,
+    TokenIds,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    Tools,
+)
 from kwaai_lobe_llama.frames import (
     HEADER,
     MAX_PAYLOAD,
@@ -18,6 +29,7 @@ from kwaai_lobe_llama.frames import (
     Job,
     Kind,
     Question,
+    decode_calls,
     decode_failure,
     decode_finish,
     decode_job,
@@ -25,6 +37,7 @@ from kwaai_lobe_llama.frames import (
     decode_question,
     decode_ready,
     decode_text,
+    encode_calls,
     encode_failure,
     encode_finish,
     encode_job,
@@ -40,6 +53,15 @@ messages = st.builds(
     st.sampled_from(["system", "user", "assistant", "tool"]),
     texts,
     st.none() | st.text(min_size=1, max_size=9),
+    st.lists(st.builds(ToolCall, texts, texts, texts), max_size=2).map(tuple),
+    st.none() | st.text(min_size=1, max_size=9),
+)
+tools = st.builds(
+    Tools,
+    st.lists(st.builds(Tool, texts, st.none() | texts, texts), max_size=3).map(tuple),
+    st.lists(st.integers(0, 127), max_size=3).map(tuple),
+    st.booleans(),
+    st.booleans(),
 )
 unit = st.floats(0, 1, width=32)
 samplings = st.builds(
@@ -66,6 +88,8 @@ jobs = st.builds(
     st.none() | st.integers(0, 254),
     st.booleans(),
     st.booleans(),
+    st.none() | texts,
+    st.none() | tools,
 )
 logs = st.floats(max_value=0)
 logprobs = st.builds(
@@ -91,6 +115,23 @@ def test_probabilities_survive(told: tuple[TokenLogprob, ...]) -> None:
 def test_broken_probabilities_are_refused(payload: bytes) -> None:
     with pytest.raises(FrameError):
         decode_logprobs(payload)
+
+
+pieces = st.builds(CallPiece, st.integers(0, 99), st.none() | texts, texts)
+
+
+@given(st.lists(pieces, max_size=4).map(tuple))
+def test_pieces_of_calls_survive(calls: tuple[CallPiece, ...]) -> None:
+    assert decode_calls(encode_calls(calls)) == calls
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"3", b"[3]", b"[[1]]", b'[["a", null, ""]]', b'[[1e999, "", ""]]', b"[" * 100_000],
+)
+def test_broken_pieces_of_calls_are_refused(payload: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode_calls(payload)
 
 
 @given(jobs)
@@ -181,15 +222,15 @@ def test_text_survives(tokens: int, text: str) -> None:
     assert decode_text(encode_text(tokens, text)) == (tokens, text)
 
 
-@given(st.sampled_from(["stop", "length"]), st.binary(max_size=32))
+@given(st.sampled_from(["stop", "length", "tool_calls"]), st.binary(max_size=32))
 def test_a_finish_survives(reason: str, digest: bytes) -> None:
     finish = Finish(reason, 7, 8, 9, digest)
     assert decode_finish(encode_finish(finish)) == finish
 
 
-@given(st.sampled_from(FailureCode), texts)
-def test_a_failure_survives(code: FailureCode, message: str) -> None:
-    failure = Failure(code, message, 900, 512)
+@given(st.sampled_from(FailureCode), texts, texts)
+def test_a_failure_survives(code: FailureCode, message: str, param: str) -> None:
+    failure = Failure(code, message, 900, 512, param)
     assert decode_failure(encode_failure(failure)) == failure
 
 

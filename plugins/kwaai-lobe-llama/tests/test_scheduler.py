@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kwaai_core import TokenLogprob
-from kwaai_lobe_llama.frames import Finish
+from kwaai_core import CallPiece, TokenLogprob
+from kwaai_lobe_llama.frames import Failure, Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Row
 from kwaai_lobe_llama.worker.loaded import Aborted
@@ -156,6 +156,12 @@ class Collected:
     def finish(self, session: Session, finish: Finish) -> None:
         assert session.number not in self.ends
         self.ends[session.number] = finish
+
+    def fail(self, session: Session, failure: Failure) -> None:
+        raise NotImplementedError("no answer has to be of a form")
+
+    def calls(self, session: Session, pieces: Sequence[CallPiece]) -> None:
+        raise NotImplementedError("there are no tools")
 
     def flush(self) -> None: ...
 

@@ -4,8 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kwaai_core.errors import KwaaiError
+from kwaai_core.openai.calls import whole
 from kwaai_core.openai.logprobs import Kind, Logprobs
-from kwaai_core.types import FinishReason, Hop, HopTiming, ModelCard, Report, TokenLogprob, Usage
+from kwaai_core.types import (
+    CallPiece,
+    FinishReason,
+    Hop,
+    HopTiming,
+    ModelCard,
+    Report,
+    TokenLogprob,
+    Usage,
+)
 
 _TYPES = {403: "permission_error", 429: "rate_limit_error"}
 
@@ -22,11 +32,13 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer that is whole; ``logprobs`` None where none were asked for."""
+    """One answer that is whole, with its ``calls``; ``logprobs`` None where none were asked
+    for."""
 
     text: str
     finish: FinishReason
     logprobs: Sequence[TokenLogprob] | None = None
+    calls: Sequence[CallPiece] = ()
 
 
 def completion(
@@ -46,12 +58,16 @@ def completion(
 
 def _choice(head: Head, index: int, choice: Choice) -> dict[str, object]:
     said: dict[str, object] = (
-        {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
-        if head.kind == "chat"
-        else {"text": choice.text}
+        {"message": _message(choice)} if head.kind == "chat" else {"text": choice.text}
     )
     logprobs = Logprobs(head.kind).of(choice.logprobs) if choice.logprobs is not None else None
     return {"index": index} | said | {"logprobs": logprobs, "finish_reason": choice.finish}
+
+
+def _message(choice: Choice) -> dict[str, object]:
+    content = choice.text if choice.text or not choice.calls else None
+    message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
+    return message | ({"tool_calls": whole(choice.calls)} if choice.calls else {})
 
 
 def usage_of(usage: Usage) -> dict[str, object]:

@@ -11,7 +11,7 @@ import trio
 from trio.abc import ReceiveChannel
 
 from kwaai_core.errors import WorkerLost
-from kwaai_core.types import Delta, FinishReason, Report, TokenLogprob, Usage
+from kwaai_core.types import CallPiece, Delta, FinishReason, Report, TokenLogprob, Usage
 
 T = TypeVar("T")
 
@@ -27,11 +27,13 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Text with the probabilities of its tokens, and the end of the answer after the last."""
+    """Text with the probabilities of its tokens, then pieces of calls of tools, and the end of the
+    answer after the last."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     end: End | None = None
+    calls: tuple[CallPiece, ...] = ()
 
 
 class Batches:
@@ -52,18 +54,19 @@ class Batches:
             delta = await self._receive()
         except trio.EndOfChannel:
             raise WorkerLost("the answer broke off before its end: ask again") from None
-        text, logprobs = delta.text, delta.logprobs
+        text, logprobs, calls = delta.text, delta.logprobs, delta.calls
         if self._receive_nowait is not None:
             with suppress(trio.WouldBlock, trio.EndOfChannel):
                 while delta.finish is None:
                     delta = self._receive_nowait()
                     text += delta.text
                     logprobs += delta.logprobs
+                    calls += delta.calls
         if delta.finish is None:
-            return Batch(text, logprobs)
+            return Batch(text, logprobs, None, calls)
         if delta.usage is None:
             raise WorkerLost("the answer ended without its usage: this is a bug of the executor")
-        return Batch(text, logprobs, End(delta.finish, delta.usage, delta.report))
+        return Batch(text, logprobs, End(delta.finish, delta.usage, delta.report), calls)
 
 
 async def each(work: Callable[[int], Awaitable[T]], number: int) -> list[T]:

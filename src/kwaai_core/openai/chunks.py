@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 from kwaai_core.errors import KwaaiError
 from kwaai_core.openai.answers import Head, failure, usage_of
+from kwaai_core.openai.calls import deltas
 from kwaai_core.openai.logprobs import Logprobs
-from kwaai_core.types import FinishReason, TokenLogprob, Usage
+from kwaai_core.types import CallPiece, FinishReason, TokenLogprob, Usage
 
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -19,12 +20,16 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Chunks:
-    """Renders one choice of a streamed answer; ``include_usage`` as in ``stream_options``."""
+    """Renders one choice of a streamed answer; ``include_usage`` as in ``stream_options``.
+    ``calling``: it may be of calls alone."""
 
-    def __init__(self, head: Head, *, index: int = 0, include_usage: bool) -> None:
+    def __init__(
+        self, head: Head, *, index: int = 0, include_usage: bool, calling: bool = False
+    ) -> None:
         self._kind = head.kind
         self._index = index
         self._include_usage = include_usage
+        self._content = None if calling else ""
         self._logprobs = Logprobs(head.kind)
         self._envelope: dict[str, object] = {
             "id": head.id,
@@ -40,13 +45,20 @@ class Chunks:
         """What precedes the first text: the chunk with the role, where there are roles."""
         if self._kind == "text":
             return b""
-        return _event(self._chunk({"delta": {"role": "assistant", "content": ""}}, None))
+        return _event(self._chunk({"delta": {"role": "assistant", "content": self._content}}, None))
 
     def text(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """One chunk of text; whatever cannot be UTF-8 in it becomes a question mark."""
         if logprobs:
             return _event(self._chunk(self._said(text), None, self._logprobs.of(logprobs)))
         return self._before + _encode(text).encode("utf-8", "replace") + self._after
+
+    def calls(self, pieces: Sequence[CallPiece]) -> bytes:
+        """Pieces of calls of tools."""
+        return b"".join(
+            _event(self._chunk({"delta": {"tool_calls": [entry]}}, None))
+            for entry in deltas(pieces)
+        )
 
     def finished(self, finish: FinishReason) -> bytes:
         """What ends the choice, where others are still to come."""

@@ -23,4 +23,5 @@ def events(call: Call, head: Head, index: int) -> Chunks | ResponseEvents:
     """What renders one choice of an answer that is streamed."""
     if isinstance(call, ResponseCall):
         return ResponseEvents(call, head)
-    return Chunks(head, index=index, include_usage=call.include_usage)
+    calling = call.request.tools is not None
+    return Chunks(head, index=index, include_usage=call.include_usage, calling=calling)

@@ -6,6 +6,7 @@ from typing import get_args
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai.fields import Fields, array, integer, text
 from kwaai_core.openai.strict import brief
+from kwaai_core.openai.tools import read_calls
 from kwaai_core.types import ChatRole, Message, TokenIds
 
 MAX_CHOICES = 128
@@ -18,7 +19,6 @@ _NEUTRAL_MESSAGE: dict[str, tuple[object, ...]] = {
     "audio": (),
     "function_call": (),
     "refusal": (),
-    "tool_calls": ([],),
 }
 
 
@@ -63,11 +63,11 @@ def read_messages(limit: int, value: object, at: str) -> tuple[Message, ...]:
 def _message(value: object, at: str) -> Message:
     fields = Fields(value, at)
     role = fields.require("role", _role)
-    message = Message(
-        role=role, content=fields.require("content", _content), name=fields.take("name", text, None)
-    )
-    if role == "tool":
-        fields.ignore("tool_call_id")
+    calls = fields.take("tool_calls", read_calls, ()) if role == "assistant" else ()
+    content = fields.take("content", _content, "") if calls else fields.require("content", _content)
+    name = fields.take("name", text, None)
+    answered = fields.take("tool_call_id", text, None) if role == "tool" else None
+    message = Message(role, content, name, calls, answered)
     fields.refuse_but(_NEUTRAL_MESSAGE if role == "assistant" else {})
     return message
 

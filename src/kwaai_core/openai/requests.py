@@ -7,9 +7,11 @@ from typing import get_args
 
 from kwaai_core.errors import RequestError, UnsupportedParameter
 from kwaai_core.openai.fields import Fields, filled, flag, integer, number
+from kwaai_core.openai.formats import read_format
 from kwaai_core.openai.prompts import MAX_CHOICES, read_messages, read_prompts
 from kwaai_core.openai.sampling import read_max_tokens, read_sampling, read_stops
 from kwaai_core.openai.strict import load_object
+from kwaai_core.openai.tools import read_tools
 from kwaai_core.types import ChatRequest, Intent, Prompt, Tier
 
 MAX_LOGPROBS = 20
@@ -23,12 +25,8 @@ _NEUTRAL_CHAT: dict[str, tuple[object, ...]] = {
     "function_call": ("none", "auto"),  # without functions both mean the same: text
     "functions": ([],),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -74,7 +72,17 @@ def parse_chat(body: bytes, *, max_messages: int = 2048) -> Call:
     if most and not wanted:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     logprobs = (most or 0) if wanted else None
-    return _call(fields, (prompt,), logprobs, _NEUTRAL_CHAT, "max_completion_tokens")
+    schema = fields.take("response_format", read_format, None)
+    tools = read_tools(fields)
+    if tools and wanted:
+        raise UnsupportedParameter(
+            "logprobs are those of text, and this answer may call tools: leave logprobs out, or "
+            'give tool_choice "none"',
+            param="logprobs",
+        )
+    call = _call(fields, (prompt,), logprobs, _NEUTRAL_CHAT, "max_completion_tokens")
+    shaped = (replace(one, schema=schema, tools=tools) for one in call.requests)
+    return replace(call, requests=tuple(shaped))
 
 
 def parse_completion(body: bytes) -> Call:

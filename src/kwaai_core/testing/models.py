@@ -87,14 +87,16 @@ def write_random_model(
     quantisation: Quantisation = "Q8_0",
     seed: int = 0,
     name: str = "",
+    template: str = CHAT_TEMPLATE,
 ) -> Path:
     """Write a model and return ``path``; equal arguments give equal bytes, on any machine.
 
-    ``name`` is its ``general.name``. Memory: that of the largest tensor, a few times.
+    ``name`` is its ``general.name``, ``template`` its chat template. Memory: that of the largest
+    tensor, a few times.
     """
     writer = GGUFWriter(None, shape.architecture)
     _describe(writer, shape, name, quantisation)
-    add_vocabulary(writer, shape.vocabulary)
+    add_vocabulary(writer, shape.vocabulary, template)
     tensors = list(_tensors(shape, quantisation))
     for tensor in tensors:
         dimensions = [tensor.rows, tensor.columns] if tensor.rows else [tensor.columns]

@@ -19,8 +19,8 @@ CHAT_TEMPLATE = (
 _SPACE = "Ġ"  # how byte-level BPE writes it
 
 
-def add_vocabulary(writer: GGUFWriter, size: int) -> None:
-    """Add a vocabulary of ``size`` tokens, at least 259 of them, and the chat template."""
+def add_vocabulary(writer: GGUFWriter, size: int, template: str = CHAT_TEMPLATE) -> None:
+    """Add a vocabulary of ``size`` tokens, at least 259 of them, and a chat template."""
     if size < 256 + len(SPECIAL):
         raise ValueError(f"a vocabulary of {size} tokens cannot hold the 256 bytes and {SPECIAL}")
     merges = list(islice(_merges(), size - 256 - len(SPECIAL)))
@@ -38,7 +38,7 @@ def add_vocabulary(writer: GGUFWriter, size: int) -> None:
     writer.add_eos_token_id(size - 1)
     writer.add_eot_token_id(size - 1)
     writer.add_add_bos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(template)
 
 
 def _merges() -> Iterator[tuple[str, str]]:

@@ -42,6 +42,8 @@ class Echo:
             raise ModelNotFound(request.model.id, [CARD.id])
         if isinstance(request.prompt, TokenIds) or request.logprobs is not None or request.echo:
             raise UnsupportedParameter("this model repeats words, without tokens and logprobs")
+        if request.schema is not None or request.tools is not None:
+            raise UnsupportedParameter("this model repeats words: no JSON, and no calls of tools")
         prompt = request.prompt if isinstance(request.prompt, str) else request.prompt[-1].content
         words = prompt.split()
         said = " ".join(words[: request.max_tokens])

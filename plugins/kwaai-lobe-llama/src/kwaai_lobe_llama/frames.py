@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import IntEnum
 
 from kwaai_core import (
+    CallPiece,
     GenerateRequest,
     Logprob,
     Message,
@@ -22,6 +23,9 @@ from kwaai_core import (
     Sampling,
     TokenIds,
     TokenLogprob,
+    Tool,
+    ToolCall,
+    Tools,
 )
 
 HEADER = struct.Struct("<IBxxxI")
@@ -55,6 +59,7 @@ class Kind(IntEnum):
     LOADED = 22  # JSON: what HOLD or HEAD has loaded
     UNFIT = 23  # what HOLD or HEAD asked for cannot be loaded, or not exactly; says why
     LOGPROBS = 24  # JSON: the probabilities of the tokens that the next TEXT covers
+    CALLS = 25  # JSON: pieces of calls of tools, which come with the next TEXT
     TOKENISE = 30  # of the node: a question about texts and tokens
     TOKENISED = 31  # JSON: the answer to it
 
@@ -64,6 +69,7 @@ class FailureCode(IntEnum):
 
     BAD_REQUEST = 1
     CONTEXT_LENGTH = 2
+    UNSUPPORTED = 3
 
 
 class FrameError(Exception):
@@ -74,7 +80,8 @@ class FrameError(Exception):
 class Job:
     """What a worker is asked to generate. ``logprobs``: tell the probabilities of tokens, and of so
     many of the likeliest; ``digest``: hash the logits of every sampled row; ``echo``: tell the
-    prompt first, as TEXT of no tokens, and the probabilities of its tokens too."""
+    prompt first, as TEXT of no tokens, and the probabilities of its tokens too. ``schema`` and
+    ``tools`` are those of a :class:`kwaai_core.GenerateRequest`."""
 
     prompt: Prompt
     sampling: Sampling = field(default_factory=Sampling)
@@ -83,6 +90,8 @@ class Job:
     logprobs: int | None = None
     digest: bool = False
     echo: bool = False
+    schema: str | None = None
+    tools: Tools | None = None
 
 
 def job_of(request: GenerateRequest) -> Job:
@@ -94,6 +103,8 @@ def job_of(request: GenerateRequest) -> Job:
         request.max_tokens,
         request.logprobs,
         echo=request.echo,
+        schema=request.schema,
+        tools=request.tools,
     )
 
 
@@ -122,12 +133,14 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request failed; the counts are those of the prompt and the context, or 0."""
+    """Why a request failed; the counts are those of the prompt and the context, or 0. ``param`` is
+    the field at fault where that is not the prompt."""
 
     code: FailureCode
     message: str
     prompt_tokens: int = 0
     context_tokens: int = 0
+    param: str = ""
 
 
 # temperature, top_p, top_k, seed, max_tokens, flags, stops, biases, min_p and three penalties,
@@ -137,8 +150,8 @@ _BIAS = struct.Struct("<if")
 _FINISH = struct.Struct("<BxxxIII")
 _FAILURE = struct.Struct("<BxxxII")
 _COUNT = struct.Struct("<I")
-_REASONS = ("stop", "length")
-_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS, _ECHO = 1, 2, 4, 8, 16, 64
+_REASONS = ("stop", "length", "tool_calls")
+_CHAT, _SEEDED, _DIGEST, _BOUNDED, _TOKENS, _SHAPED, _ECHO = 1, 2, 4, 8, 16, 32, 64
 _NO_LOGPROBS = 255
 _LARGEST = 2**31 - 1  # of a job's numbers; llama.cpp's are of 32 bits
 _MOST_STOPS = 255
@@ -226,6 +239,7 @@ def encode_job(job: Job) -> bytes:
     flags = _SEEDED * (seed is not None) | _DIGEST * job.digest
     flags |= _CHAT * isinstance(job.prompt, tuple) | _TOKENS * isinstance(job.prompt, TokenIds)
     flags |= _BOUNDED * (job.max_tokens is not None) | _ECHO * job.echo
+    flags |= _SHAPED * (job.schema is not None or job.tools is not None)
     head = _JOB.pack(
         sampling.temperature,
         sampling.top_p,
@@ -251,7 +265,14 @@ def encode_job(job: Job) -> bytes:
         parts.append(_COUNT.pack(len(job.prompt)))
         for message in job.prompt:
             parts += [_text(message.role), _text(message.name or ""), _text(message.content)]
+            parts += [_text(message.tool_call_id or ""), _text(_calls(message.tool_calls))]
+    if flags & _SHAPED:
+        parts.append(_text(json.dumps([job.schema, job.tools and astuple(job.tools)])))
     return b"".join(parts)
+
+
+def _calls(calls: Sequence[ToolCall]) -> str:
+    return json.dumps([astuple(call) for call in calls]) if calls else ""
 
 
 def _check(job: Job) -> None:
@@ -335,13 +356,30 @@ def decode_job(payload: bytes) -> Job:
         prompt = fields.text()
     max_tokens = int(limit) if flags & _BOUNDED else None
     logprobs = None if told == _NO_LOGPROBS else int(told)
+    schema, tools = _shape(fields.text()) if flags & _SHAPED else (None, None)
     digest, echo = bool(flags & _DIGEST), bool(flags & _ECHO)
-    return Job(prompt, sampling, stop, max_tokens, logprobs, digest, echo)
+    return Job(prompt, sampling, stop, max_tokens, logprobs, digest, echo, schema, tools)
+
+
+def _shape(text: str) -> tuple[str | None, Tools | None]:
+    try:
+        schema, found = json.loads(text)
+        if found is None:
+            return schema, None
+        shown, allowed, required, parallel = found
+        return schema, Tools(tuple(Tool(*one) for one in shown), tuple(allowed), required, parallel)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FrameError(f"what an answer has to be cannot be read: {error}") from None
 
 
 def _message(fields: _Fields) -> Message:
-    role, name, content = fields.text(), fields.text(), fields.text()
-    return Message(role, content, name or None)  # type: ignore[arg-type]  # checked by the API
+    role, name, content, answered = fields.text(), fields.text(), fields.text(), fields.text()
+    try:
+        calls = tuple(ToolCall(*call) for call in json.loads(fields.text() or "[]"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FrameError(f"the calls of a message cannot be read: {error}") from None
+    # the role is checked by the API
+    return Message(role, content, name or None, calls, answered or None)  # type: ignore[arg-type]
 
 
 def decode_ready(payload: bytes) -> Mapping[str, object]:
@@ -391,6 +429,22 @@ def decode_logprobs(payload: bytes) -> tuple[TokenLogprob, ...]:
         raise FrameError(f"LOGPROBS cannot be read: {error}") from None
 
 
+def encode_calls(pieces: Sequence[CallPiece]) -> bytes:
+    """The payload of CALLS."""
+    return json.dumps([astuple(piece) for piece in pieces], separators=(",", ":")).encode()
+
+
+def decode_calls(payload: bytes) -> tuple[CallPiece, ...]:
+    """Those of a CALLS payload; raises :class:`FrameError`."""
+    try:
+        return tuple(
+            CallPiece(int(index), None if name is None else str(name), str(arguments))
+            for index, name, arguments in json.loads(payload)
+        )
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise FrameError(f"CALLS cannot be read: {error}") from None
+
+
 def encode_finish(finish: Finish) -> bytes:
     """The payload of FINISH."""
     counts = (finish.prompt_tokens, finish.completion_tokens, finish.cached_tokens)
@@ -409,15 +463,16 @@ def decode_finish(payload: bytes) -> Finish:
 def encode_failure(failure: Failure) -> bytes:
     """The payload of FAILED."""
     head = _FAILURE.pack(failure.code, failure.prompt_tokens, failure.context_tokens)
-    return head + failure.message.encode("utf-8", "replace")
+    return head + _text(failure.param) + failure.message.encode("utf-8", "replace")
 
 
 def decode_failure(payload: bytes) -> Failure:
     """The :class:`Failure` in a payload; raises :class:`FrameError`."""
     fields = _Fields(payload)
     code, prompt, context = map(int, fields.unpack(_FAILURE))
+    param = fields.text()
     try:
-        return Failure(FailureCode(code), _utf8(fields.rest()), prompt, context)
+        return Failure(FailureCode(code), _utf8(fields.rest()), prompt, context, param)
     except ValueError:
         raise FrameError(f"there is no failure {code}") from None
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from kwaai_core import (
+    CallPiece,
     ContextLengthExceeded,
     Delta,
     KwaaiError,
@@ -29,6 +30,7 @@ from kwaai_core import (
     RequestTooLarge,
     TokenIds,
     TokenLogprob,
+    UnsupportedParameter,
     Usage,
     WorkerLost,
 )
@@ -42,6 +44,7 @@ from kwaai_lobe_llama.frames import (
     Job,
     Kind,
     Question,
+    decode_calls,
     decode_failure,
     decode_finish,
     decode_logprobs,
@@ -74,6 +77,7 @@ class Request:
     report: Report | None = None
     routing: Routing | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -226,10 +230,13 @@ class Worker:
     def _answer(self, request: Request, kind: Kind, payload: bytes) -> None:
         if kind is Kind.TEXT:
             tokens, text = decode_text(payload)
-            request.answer.put(Delta(text, tokens, logprobs=request.logprobs))
-            request.logprobs = ()
+            delta = Delta(text, tokens, logprobs=request.logprobs, calls=request.calls)
+            request.answer.put(delta)
+            request.logprobs, request.calls = (), ()
         elif kind is Kind.LOGPROBS:
             request.logprobs = decode_logprobs(payload)
+        elif kind is Kind.CALLS:
+            request.calls = decode_calls(payload)
         elif kind is Kind.FINISH:
             end = decode_finish(payload)
             usage = Usage(end.prompt_tokens, end.completion_tokens, end.cached_tokens)
@@ -308,7 +315,8 @@ def _within_limit(payload: bytes, param: str) -> bytes:
 def _refusal(failure: Failure, field_: str) -> KwaaiError:
     if failure.code is FailureCode.CONTEXT_LENGTH:
         return ContextLengthExceeded(failure.prompt_tokens, failure.context_tokens, param=field_)
-    return RequestError(failure.message, param=field_)
+    error = UnsupportedParameter if failure.code is FailureCode.UNSUPPORTED else RequestError
+    return error(failure.message, param=failure.param or field_)
 
 
 def _manner(code: int | None) -> str:

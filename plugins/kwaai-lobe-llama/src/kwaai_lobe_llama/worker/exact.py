@@ -20,8 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kwaai_core import Sampling, TokenLogprob
-from kwaai_lobe_llama.frames import Finish
+from kwaai_core import CallPiece, Sampling, TokenLogprob
+from kwaai_lobe_llama.frames import Failure, Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Engine
 from kwaai_lobe_llama.worker.sampler import Sampler
@@ -63,6 +63,8 @@ class _Quiet:
     def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None: ...
     def text(self, session: Session, tokens: int, text: str) -> None: ...
     def finish(self, session: Session, finish: Finish) -> None: ...
+    def fail(self, session: Session, failure: Failure) -> None: ...
+    def calls(self, session: Session, pieces: Sequence[CallPiece]) -> None: ...
     def flush(self) -> None: ...
 
 

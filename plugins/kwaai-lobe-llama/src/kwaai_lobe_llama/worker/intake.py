@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kwaai_core import Message, Prompt, TokenIds
+from kwaai_core import Message, Prompt, TokenIds, Tool
 from kwaai_lobe_llama.frames import Failure, FailureCode, Job
 from kwaai_lobe_llama.worker.bindings import C
+from kwaai_lobe_llama.worker.forms import Forms, Refusal
 from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.sampler import Sampler
 from kwaai_lobe_llama.worker.telling import Echo, Session
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
 _PIECE = 1 << 16  # characters
 
 
-class Refusal(Exception):
-    """A job that cannot be done."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
 class Intake:
     """From jobs to sessions: the template, the tokens, the room in the context."""
 
@@ -39,6 +32,7 @@ class Intake:
         self._adds_bos = bool(C.llama_vocab_get_add_bos(vocabulary))
         self.eos = engine.special_text(C.llama_vocab_eos(vocabulary))
         self._template: ChatTemplate | None = None
+        self._forms = Forms(engine, self._compiled)
 
     def session(self, number: int, job: Job) -> Session:
         """The session that a job asks for; raises :class:`Refusal`."""
@@ -57,13 +51,14 @@ class Intake:
                     f"to {self._engine.n_vocab - 1}",
                 )
             )
-        sampler = Sampler(job.sampling, self._engine.n_vocab, prompt)
+        form = self._forms.form(job)
+        sampler = Sampler(job.sampling, self._engine.n_vocab, prompt, form.constraint, form.watch)
         room = context - len(prompt)
         limit = room if job.max_tokens is None else min(room, job.max_tokens)
         digest = hashlib.sha256() if job.digest else None
         text, told = TextAssembler(job.stop), _logprobs(job.logprobs)
         echo = Echo(self._pieces(job.prompt, prompt), told is not None) if job.echo else None
-        return Session(number, prompt, limit, sampler, text, digest, told, echo)
+        return Session(number, prompt, limit, sampler, text, digest, told, echo, form.calls)
 
     def _pieces(self, prompt: Prompt, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of a prompt's tokens; together they are its text, where it was one.
@@ -81,7 +76,7 @@ class Intake:
 
     def _prompt(self, job: Job) -> list[int]:
         if not isinstance(job.prompt, TokenIds):
-            return self._tokens(self._text(job.prompt))
+            return self._tokens(self._text(job))
         return self.known(job.prompt)
 
     def known(self, tokens: TokenIds) -> list[int]:
@@ -111,17 +106,20 @@ class Intake:
         context = self._engine.plan.context
         return Refusal(Failure(FailureCode.CONTEXT_LENGTH, what, tokens, context))
 
-    def _text(self, prompt: str | tuple[Message, ...]) -> str:
-        if isinstance(prompt, str):
-            return prompt
-        text = self.laid_out(prompt)
+    def _text(self, job: Job) -> str:
+        if not isinstance(job.prompt, tuple):
+            return str(job.prompt)
+        text = self.laid_out(job.prompt, job.tools.shown if job.tools else ())
         # the tokeniser adds the first token itself
         return text.removeprefix(self.bos) if self.bos and self._adds_bos else text
 
-    def laid_out(self, messages: Sequence[Message], *, opened: bool = True) -> str:
+    def laid_out(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, opened: bool = True
+    ) -> str:
         """A conversation as the model's template writes it; raises :class:`Refusal`."""
+        self._forms.check(messages, tools)
         try:
-            return self._compiled().render(messages, opened=opened)
+            return self._compiled().render(messages, tools, opened=opened)
         except TemplateError as error:
             raise Refusal(Failure(FailureCode.BAD_REQUEST, str(error))) from None
 

@@ -17,19 +17,22 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from kwaai_core import TokenLogprob
+from kwaai_core import CallPiece, TokenLogprob
 from kwaai_lobe_llama.frames import (
+    Failure,
     Finish,
     FrameReader,
     Kind,
     decode_job,
     decode_question,
+    encode_calls,
     encode_failure,
     encode_finish,
     encode_logprobs,
     encode_text,
 )
-from kwaai_lobe_llama.worker.intake import Intake, Refusal
+from kwaai_lobe_llama.worker.forms import Refusal
+from kwaai_lobe_llama.worker.intake import Intake
 from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.telling import Session
@@ -73,6 +76,13 @@ class Server(ABC):
     def finish(self, session: Session, finish: Finish) -> None:
         self._open.pop(session.number, None)
         self._outbox.collect(Kind.FINISH, session.number, encode_finish(finish))
+
+    def fail(self, session: Session, failure: Failure) -> None:
+        self._open.pop(session.number, None)
+        self._outbox.collect(Kind.FAILED, session.number, encode_failure(failure))
+
+    def calls(self, session: Session, pieces: Sequence[CallPiece]) -> None:
+        self._outbox.collect(Kind.CALLS, session.number, encode_calls(pieces))
 
     def flush(self) -> None:
         self._outbox.flush()

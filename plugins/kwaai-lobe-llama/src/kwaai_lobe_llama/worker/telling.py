@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from kwaai_core import TokenLogprob
-from kwaai_lobe_llama.frames import Finish
+from kwaai_core import CallPiece, TokenLogprob
+from kwaai_lobe_llama.frames import Failure, FailureCode, Finish
+from kwaai_lobe_llama.worker.calling import CallReader
 from kwaai_lobe_llama.worker.loaded import Loaded
-from kwaai_lobe_llama.worker.sampler import Sampler
+from kwaai_lobe_llama.worker.sampler import DeadEnd, Sampler
 from kwaai_lobe_llama.worker.text import TextAssembler
 
 if TYPE_CHECKING:  # it imports numpy
@@ -22,6 +23,14 @@ HOLD_SECONDS = 0.02
 
 Each frame costs the node half a millisecond of a core that may be computing the next token; a
 fiftieth of a second is below what a reader notices, and slower tokens go out one by one."""
+
+
+_DEAD_END = Failure(
+    FailureCode.BAD_REQUEST,
+    "the vocabulary of this model has no token with which the answer could go on as it has to: ask "
+    "for another form",
+    param="response_format",
+)
 
 
 class Digest(Protocol):
@@ -37,6 +46,8 @@ class Sink(Protocol):
     def logprobs(self, session: Session, tokens: Sequence[TokenLogprob]) -> None: ...
     def text(self, session: Session, tokens: int, text: str) -> None: ...
     def finish(self, session: Session, finish: Finish) -> None: ...
+    def fail(self, session: Session, failure: Failure) -> None: ...
+    def calls(self, session: Session, pieces: Sequence[CallPiece]) -> None: ...
     def flush(self) -> None: ...
 
 
@@ -69,7 +80,8 @@ class Echo:
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One answer in the making. ``prompt`` is not empty and leaves room for a token."""
+    """One answer in the making. ``prompt`` is not empty and leaves room for a token. ``calls``
+    reads calls of tools, where there may be any."""
 
     number: int
     prompt: list[int]
@@ -79,6 +91,7 @@ class Session:
     digest: Digest | None = None
     told: LogprobReader | None = None
     echo: Echo | None = None
+    calls: CallReader | None = None
     stream: Stream | None = None
     token: int = -1
     generated: int = 0
@@ -142,7 +155,11 @@ class Teller:
             session.pending += session.text.before(session.echo.rest())
         if not session.limit:
             return self._end(session, "length")
-        token = session.sampler.sample(self._engine, row)
+        try:
+            token = session.sampler.sample(self._engine, row)
+        except DeadEnd:
+            self._sink.fail(session, _DEAD_END)
+            return True
         if session.cancelled:
             return False
         session.generated += 1  # a token that ends an answer has no text, and counts
@@ -153,7 +170,10 @@ class Teller:
         if ends:
             return self._end(session, "stop")
         session.token = token
-        text = session.text.push(self._engine.piece(token))
+        piece = self._engine.piece(token)
+        if session.calls is not None:
+            piece = session.calls.marks.get(token, piece)
+        text = session.text.push(piece)
         if session.text.stopped:
             return self._end(session, "stop", text)
         if session.generated >= session.limit:
@@ -171,11 +191,20 @@ class Teller:
                 if last and not session.text.stopped:
                     told += session.told.rest()
                 self._sink.logprobs(session, told)
-            self._sink.text(session, session.unsent, session.pending)
-            session.pending, session.unsent, session.sent = "", 0, now
+            said, session.pending = session.pending, ""
+            if session.calls is not None:
+                said, pieces = session.calls.push(said, last=last)
+                if pieces:
+                    self._sink.calls(session, pieces)
+                elif not said and not last:
+                    return  # it may be the beginning of a call
+            self._sink.text(session, session.unsent, said)
+            session.unsent, session.sent = 0, now
 
     def _end(self, session: Session, reason: str, text: str = "") -> bool:
         self._send(session, text + session.text.flush(), last=True)
+        if reason == "stop" and session.calls is not None and session.calls.called:
+            reason = "tool_calls"
         digest = session.digest.digest() if session.digest else b""
         counts = (len(session.prompt), session.generated, session.cached)
         self._sink.finish(session, Finish(reason, *counts, digest))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import json
 import threading
 import time
 from collections.abc import Sequence
 from sys import getsizeof
 from typing import NoReturn
 
-from kwaai_core import Message
+from kwaai_core import Message, Tool, ToolCall
 from kwaai_lobe_llama.worker.sandbox import BUDGET, Sandbox, TemplateError
 
 __all__ = ["MAX_SECONDS", "ChatTemplate", "TemplateError"]
@@ -67,17 +68,20 @@ class ChatTemplate:
         except Exception as error:  # noqa: BLE001  # Python's compiler has limits of its own
             raise TemplateError(f"the model's chat template is broken: {error}") from None
 
-    def render(self, messages: Sequence[Message], *, opened: bool = True) -> str:
-        """The conversation as the text that the model continues, with the beginning of the next
-        turn where it is ``opened``; see :class:`TemplateError`."""
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, opened: bool = True
+    ) -> str:
+        """The conversation as the text that the model continues, with tools that it may call, and
+        with the beginning of the next turn where it is ``opened``; see :class:`TemplateError`."""
         turns = [_turn(message) for message in messages]
-        size = sum(_MESSAGE + getsizeof(message.content) for message in messages)
+        shown = [_as_json(tool) for tool in tools] or None
+        size = sum(map(_size, messages)) + sum(_MESSAGE + len(tool.parameters) for tool in tools)
         self._sandbox.left = min(BUDGET + _COPIES * size, _MOST)
         try:
             with _Deadline(MAX_SECONDS):
                 return self._sandbox.concat(
                     self._template.generate(
-                        messages=turns, add_generation_prompt=opened, tools=None
+                        messages=turns, add_generation_prompt=opened, tools=shown
                     )
                 )
         except _TooLong:
@@ -91,10 +95,34 @@ class ChatTemplate:
             raise TemplateError(f"the model's chat template failed: {reason}") from None
 
 
-def _turn(message: Message) -> dict[str, str]:
+def _turn(message: Message) -> dict[str, object]:
     role = "system" if message.role == "developer" else message.role
-    turn = {"role": role, "content": message.content}
-    return turn | {"name": message.name} if message.name else turn
+    turn: dict[str, object] = {"role": role, "content": message.content}
+    if message.name:
+        turn["name"] = message.name
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
+    return turn
+
+
+def _call(call: ToolCall) -> dict[str, object]:
+    """A call with its arguments as an object, which is what templates write as JSON."""
+    function = {"name": call.name, "arguments": json.loads(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _as_json(tool: Tool) -> dict[str, object]:
+    function: dict[str, object] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    return {"type": "function", "function": function | {"parameters": json.loads(tool.parameters)}}
+
+
+def _size(message: Message) -> int:
+    calls = sum(_MESSAGE + len(call.arguments) for call in message.tool_calls)
+    return _MESSAGE + getsizeof(message.content) + calls
 
 
 class _Deadline:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from kwaai_core import Prompt, TokenIds
 from kwaai_lobe_llama.frames import Failure, FailureCode, Question
 from kwaai_lobe_llama.worker.bindings import C
-from kwaai_lobe_llama.worker.intake import Intake, Refusal, check_vocabulary
+from kwaai_lobe_llama.worker.forms import Refusal
+from kwaai_lobe_llama.worker.intake import Intake, check_vocabulary
 from kwaai_lobe_llama.worker.loaded import Loaded
 
 _PIECE = 1 << 14  # characters

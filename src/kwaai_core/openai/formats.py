@@ -1,0 +1,63 @@
+"""``response_format``: what form an answer has to have."""
+
+import json
+import re
+
+from kwaai_core.errors import RequestError
+from kwaai_core.openai.fields import Fields, Reader, flag, text
+from kwaai_core.openai.strict import brief
+
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+def read_format(value: object, at: str) -> str | None:
+    """The JSON Schema that an answer has to fit, as JSON; None where it may be any text.
+
+    A schema is enforced whether it is ``strict`` or not.
+    """
+    fields = Fields(value, at)
+    kind = fields.require("type", text)
+    schema: str | None = None
+    if kind == "json_schema":
+        schema = fields.require("json_schema", _schema)
+    elif kind == "json_object":
+        schema = _ANY_OBJECT
+    elif kind != "text":
+        raise RequestError(
+            f"{at}.type must be text, json_object or json_schema, not “{brief(kind)}”",
+            param=f"{at}.type",
+        )
+    fields.refuse_but({})
+    return schema
+
+
+def _schema(value: object, at: str) -> str:
+    fields = Fields(value, at)
+    fields.require("name", name_of(_NAME))
+    fields.take("strict", flag, False)
+    schema = fields.take("schema", json_object, _ANY_OBJECT)
+    fields.ignore("description")
+    fields.refuse_but({})
+    return schema
+
+
+def name_of(pattern: re.Pattern[str]) -> Reader[str]:
+    """A name that fits a pattern."""
+
+    def read(value: object, at: str) -> str:
+        name = text(value, at)
+        if not pattern.fullmatch(name):
+            raise RequestError(f"{at} must be of the form {pattern.pattern}", param=at)
+        return name
+
+    return read
+
+
+def json_object(value: object, at: str) -> str:
+    """An object as the JSON that it came as, its members in their order."""
+    if not isinstance(value, dict):
+        raise RequestError(f"{at} must be an object", param=at)
+    return json.dumps(value)
+
+
+_ANY_OBJECT = '{"type": "object"}'

@@ -1,0 +1,145 @@
+"""``tools`` and ``tool_choice``: what an answer may call, and the calls that it made."""
+
+import json
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from kwaai_core.errors import RequestError, UnsupportedParameter
+from kwaai_core.openai.fields import Fields, array, flag, text
+from kwaai_core.openai.formats import json_object, name_of
+from kwaai_core.openai.strict import brief, load_object
+from kwaai_core.types import Tool, ToolCall, Tools
+
+MAX_TOOLS = 128
+_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_NO_PARAMETERS = json.dumps({"type": "object", "properties": {}})
+
+
+def read_tools(fields: Fields) -> Tools | None:
+    """What may be called; None where nothing may. The schemas are enforced, ``strict`` or not."""
+    shown = fields.take("tools", _tools, ())
+    parallel = fields.take("parallel_tool_calls", flag, True)
+    choice = fields.take("tool_choice", partial(_choice, shown), None)
+    if choice is None:
+        choice = tuple(range(len(shown))), False
+    allowed, required = choice
+    return Tools(shown, allowed, required, parallel) if allowed else None
+
+
+def _tools(value: object, at: str) -> tuple[Tool, ...]:
+    given = array(value, at)
+    if len(given) > MAX_TOOLS:
+        raise RequestError(f"{at} has {len(given)} tools, over the limit of {MAX_TOOLS}", param=at)
+    tools = tuple(_tool(one, f"{at}[{i}]") for i, one in enumerate(given))
+    names = [tool.name for tool in tools]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            where = f"{at}[{i}].function.name"
+            raise RequestError(f"{where} is “{name}”, as another is already", param=where)
+    return tools
+
+
+def _tool(value: object, at: str) -> Tool:
+    fields = _typed(value, at, "function")
+    tool = fields.require("function", _function)
+    fields.refuse_but({})
+    return tool
+
+
+def _typed(value: object, at: str, wanted: str) -> Fields:
+    fields = Fields(value, at)
+    kind = fields.require("type", text)
+    if kind != wanted:
+        raise UnsupportedParameter(
+            f"{at}.type must be {wanted}, not “{brief(kind)}”", param=f"{at}.type"
+        )
+    return fields
+
+
+def _function(value: object, at: str) -> Tool:
+    fields = Fields(value, at)
+    tool = Tool(
+        fields.require("name", name_of(_NAME)),
+        fields.take("description", text, None),
+        fields.take("parameters", json_object, _NO_PARAMETERS),
+    )
+    fields.take("strict", flag, False)
+    fields.refuse_but({})
+    return tool
+
+
+def _choice(tools: Sequence[Tool], value: object, at: str) -> tuple[tuple[int, ...], bool]:
+    """The numbers of those that may be called, and whether one has to be."""
+    everything = tuple(range(len(tools)))
+    if value in ("none", "auto"):
+        return (everything if value == "auto" else ()), False
+    if not tools:
+        raise RequestError(f"{at} needs tools to choose from", param=at)
+    if value == "required":
+        return everything, True
+    if not isinstance(value, dict):
+        raise RequestError(f"{at} must be none, auto, required, or an object", param=at)
+    if value.get("type") == "allowed_tools":
+        return _allowed(tools, value, at)
+    return (_named(tools, value, at),), True
+
+
+def _allowed(tools: Sequence[Tool], value: object, at: str) -> tuple[tuple[int, ...], bool]:
+    fields = _typed(value, at, "allowed_tools")
+    inner = Fields(fields.require("allowed_tools", _as_it_is), f"{at}.allowed_tools")
+    fields.refuse_but({})
+    mode = inner.require("mode", text)
+    if mode not in ("auto", "required"):
+        where = f"{at}.allowed_tools.mode"
+        raise RequestError(f"{where} must be auto or required", param=where)
+    where = f"{at}.allowed_tools.tools"
+    given = array(inner.require("tools", _as_it_is), where)
+    inner.refuse_but({})
+    if not given:
+        raise RequestError(f"{where} must not be empty", param=where)
+    found = {_named(tools, one, f"{where}[{i}]") for i, one in enumerate(given)}
+    return tuple(sorted(found)), mode == "required"
+
+
+def _named(tools: Sequence[Tool], value: object, at: str) -> int:
+    """The number of a tool that is named."""
+    fields = _typed(value, at, "function")
+    inner = Fields(fields.require("function", _as_it_is), f"{at}.function")
+    name = inner.require("name", text)
+    inner.refuse_but({})
+    fields.refuse_but({})
+    for number, tool in enumerate(tools):
+        if tool.name == name:
+            return number
+    where = f"{at}.function.name"
+    raise RequestError(f"{where} is “{brief(name)}”, and no tool is called so", param=where)
+
+
+def _as_it_is(value: object, at: str) -> object:
+    return value
+
+
+def read_calls(value: object, at: str) -> tuple[ToolCall, ...]:
+    """The calls that an earlier answer made."""
+    return tuple(_call(one, f"{at}[{i}]") for i, one in enumerate(array(value, at)))
+
+
+def _call(value: object, at: str) -> ToolCall:
+    fields = _typed(value, at, "function")
+    number = fields.require("id", text)
+    inner = Fields(fields.require("function", _as_it_is), f"{at}.function")
+    call = ToolCall(number, inner.require("name", text), inner.require("arguments", _arguments))
+    inner.refuse_but({})
+    fields.refuse_but({})
+    return call
+
+
+def _arguments(value: object, at: str) -> str:
+    arguments = text(value, at)
+    try:
+        load_object(arguments.encode())
+    except RequestError as error:
+        what = error.message.replace("the body", "it")
+        raise RequestError(f"{at} must be JSON, an object: {what}", param=at) from None
+    return arguments
