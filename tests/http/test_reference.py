@@ -62,7 +62,7 @@ def test_the_honoured_parameters_are_these() -> None:
 
 def test_the_page_has_every_parameter_of_a_response() -> None:
     page = section("## Responses", "## Texts and tokens")
-    ignored = re.findall(r"`(\w+)`", section("Also accepted, and ignored", "An answer that ends"))
+    ignored = re.findall(r"`(\w+)`", section("Also accepted, and ignored", "The text of an answer"))
     assert sorted(["store", *ignored]) == sorted(responses._IGNORED)
     for name in responses._WHY_NOT:
         assert f"`{name}`" in page

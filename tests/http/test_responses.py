@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import pydantic
 import pytest
 import trio
 from hypothesis import given
@@ -21,13 +22,25 @@ from kwaai_core.errors import (
     UpstreamLost,
 )
 from kwaai_core.openai import ResponseCall, parse_response
-from kwaai_core.types import Delta, Intent, Logprob, Message, Sampling, TokenLogprob, Usage
+from kwaai_core.types import (
+    CallPiece,
+    Delta,
+    Intent,
+    Logprob,
+    Message,
+    Sampling,
+    TokenLogprob,
+    Tool,
+    ToolCall,
+    Usage,
+)
 
 from .conftest import CARD, LAST, FakeNode, Served, post, read_until, serving
 from .test_api import error_of
 from .test_tokens import json_values
 
 PATH = "/v1/responses"
+GET: dict[str, Any] = {"type": "function", "name": "get"}
 CUT = Delta("", finish="length", usage=Usage(11, 3, 2))
 
 
@@ -66,7 +79,7 @@ def test_a_text_is_the_users() -> None:
     assert call.request.prompt == (Message("user", "hi"),)
     assert (call.request.intent, call.request.sampling) == (Intent(CARD.id), Sampling())
     assert (call.request.max_tokens, call.request.logprobs) == (None, None)
-    assert (call.stream, call.timing, dict(call.metadata)) == (False, False, {})
+    assert (call.stream, call.timing, dict(call.repeated)) == (False, False, {})
 
 
 def test_everything_honoured_arrives() -> None:
@@ -95,7 +108,7 @@ def test_everything_honoured_arrives() -> None:
     assert call.request.sampling == Sampling(temperature=0.0, top_p=0.5, seed=3)
     assert (call.request.stop, call.request.max_tokens) == (("x",), 7)
     assert (call.request.logprobs, call.stream, call.timing) == (2, True, True)
-    assert (call.instructions, dict(call.metadata)) == ("Be brief.", {"a": "b"})
+    assert call.repeated["instructions"] == "Be brief." and call.repeated["metadata"] == {"a": "b"}
 
 
 @pytest.mark.parametrize(
@@ -115,6 +128,56 @@ def test_probabilities_are_told_where_they_are_asked_for(
     assert parsed(**more).request.logprobs == logprobs
 
 
+def test_a_form_of_the_answer_is_a_schema() -> None:
+    given: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    form = {"type": "json_schema", "name": "x", "schema": given, "strict": True}
+    assert json.loads(parsed(text={"format": form}).request.schema or "") == given
+    assert json.loads(parsed(text={"format": {"type": "json_object"}}).request.schema or "") == {
+        "type": "object"
+    }
+    assert parsed(text={"format": {"type": "text"}}).request.schema is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "allowed", "required"),
+    [
+        (None, (0, 1), False), ("auto", (0, 1), False), ("required", (0, 1), True),
+        ({"type": "function", "name": "add"}, (1,), True),
+        ({"type": "allowed_tools", "mode": "required", "tools": [GET]}, (0,), True),
+    ],
+)  # fmt: skip
+def test_tools_stand_beside_their_type(choice: Any, allowed: Any, required: bool) -> None:
+    add = {"type": "function", "name": "add", "description": "It adds.", "strict": True,
+           "parameters": {"type": "object"}}  # fmt: skip
+    choice = (
+        choice
+        if not isinstance(choice, dict) or "tools" not in choice
+        else choice | {"tools": [{"type": "function", "name": "get"}]}
+    )
+    tools = parsed(tools=[GET, add], tool_choice=choice).request.tools
+    assert tools is not None
+    assert [tool.name for tool in tools.shown] == ["get", "add"]
+    assert tools.shown[1] == Tool("add", "It adds.", '{"type": "object"}')
+    assert (tools.allowed, tools.required) == (allowed, required)
+
+
+def test_calls_and_their_outputs_are_turns() -> None:
+    items = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "so"},
+        {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "get", "arguments": "{}"},
+        {"type": "function_call", "call_id": "c2", "name": "get", "arguments": '{"a": 1}'},
+        {"type": "function_call_output", "call_id": "c1", "output": "42"},
+        {"type": "function_call_output", "call_id": "c2", "output": [
+            {"type": "input_text", "text": "43"}]},
+    ]  # fmt: skip
+    calls = (ToolCall("c1", "get", "{}"), ToolCall("c2", "get", '{"a": 1}'))
+    assert parsed(input=items).request.prompt == (
+        Message("user", "hi"), Message("assistant", "so", tool_calls=calls),
+        Message("tool", "42", tool_call_id="c1"), Message("tool", "43", tool_call_id="c2"),
+    )  # fmt: skip
+
+
 # -- what is refused, by name
 
 
@@ -126,17 +189,11 @@ def test_probabilities_are_told_where_they_are_asked_for(
         ({"prompt": {"id": "p"}}, "prompt", "no prompt is kept"),
         ({"background": True}, "background", "leave it out"),
         ({"truncation": "auto"}, "truncation", "never drops"),
-        ({"tools": [{"type": "function", "name": "f"}]}, "tools", "leave it out"),
-        ({"tools": [{"type": "web_search"}]}, "tools", "leave it out"),
-        ({"tool_choice": "required"}, "tool_choice", "leave it out"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format", "json_object"),
-        ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format", "only text"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search"),
         ({"text": {"verbosity": "high"}}, "text.verbosity", "leave it out"),
         ({"reasoning": {"effort": "high"}}, "reasoning", "leave it out"),
         ({"include": ["file_search_call.results"]}, "include[0]", "file_search_call"),
         ({"include": [7]}, "include[0]", "no string"),
-        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0]", "no tools"),
-        ({"input": [{"type": "function_call_output", "output": "1"}]}, "input[0]", "no tools"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "input[0]", "leave the item out"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]", "item_reference"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
@@ -173,6 +230,23 @@ def test_what_is_not_done_is_refused_by_name(more: dict[str, Any], param: str, s
         ({"metadata": {str(n): "v" for n in range(17)}}, "metadata"),
         ({"instructions": 7}, "instructions"),
         ({"stream": "yes"}, "stream"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tools": [GET, GET]}, "tools[1].name"),
+        ({"tools": [GET], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
+        (
+            {"tools": [GET], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
+            "tool_choice.tools",
+        ),
+        ({"tools": [GET], "top_logprobs": 1}, "include"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.name"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]},
+            "input[0].arguments",
+        ),
+        ({"input": [{"type": "function_call_output", "output": "1"}]}, "input[0].call_id"),
         ({"kwaai": {"min_tier": "king"}}, "kwaai.min_tier"),
     ],
 )
@@ -385,7 +459,73 @@ async def test_probabilities_are_told_token_by_token(served: Served) -> None:
     assert dict(streamed)["response.output_text.done"]["logprobs"] == told
 
 
+CALLS = [
+    Delta("", 1, calls=(CallPiece(0, "get"),)), Delta("", 1, calls=(CallPiece(0, None, '{"a"'),)),
+    Delta("", 1, calls=(CallPiece(0, None, ": 1}"), CallPiece(1, "get", "{}"))),
+    Delta("", finish="tool_calls", usage=Usage(11, 3, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("said", ["", "Well."])
+async def test_calls_are_items_of_their_own(served: Served, said: str) -> None:
+    served.executor.script = [Delta(said, 1), *CALLS] if said else CALLS
+    async with served.client() as client:
+        answer = (await client.post(PATH, json=body(tools=[GET]))).json()
+        streamed = named_events((await client.post(PATH, json=body(tools=[GET], stream=True))).text)
+    texts, calls = answer["output"][: bool(said)], answer["output"][bool(said) :]
+    assert [item["content"][0]["text"] for item in texts] == [said] * bool(said)
+    assert [(c["type"], c["name"], c["arguments"], c["status"]) for c in calls] == [
+        ("function_call", "get", '{"a": 1}', "completed"),
+        ("function_call", "get", "{}", "completed"),
+    ]
+    assert len({item["id"] for item in calls} | {item["call_id"] for item in calls}) == 4
+    assert (answer["status"], answer["tools"]) == ("completed", [GET])
+    assert [event["sequence_number"] for _, event in streamed] == list(range(len(streamed)))
+    done = [e["item"] for kind, e in streamed if kind == "response.output_item.done"]
+    last = streamed[-1][1]["response"]
+    assert last["output"] == done and last["tools"] == [GET]
+    places = [e["output_index"] for kind, e in streamed if kind == "response.output_item.added"]
+    assert places == list(range(len(done)))
+    arguments = dict[str, str]()
+    for kind, event in streamed:
+        if kind == "response.function_call_arguments.delta":
+            arguments[event["item_id"]] = arguments.get(event["item_id"], "") + event["delta"]
+    assert [arguments[item["id"]] for item in done[bool(said) :]] == ['{"a": 1}', "{}"]
+
+
 # -- the SDK
+
+
+async def test_the_sdk_reads_calls_and_objects(served: Served) -> None:
+    class Answer(pydantic.BaseModel):
+        a: int
+
+    def use() -> tuple[Any, Any, Any]:
+        tool: Any = {"type": "function", "name": "get", "parameters": {}, "strict": True}
+        with openai.OpenAI(base_url=f"{served.url}/v1", api_key="x", max_retries=0) as client:
+            served.executor.script = CALLS
+            with client.responses.stream(model=CARD.id, input="hi", tools=[tool]) as stream:
+                kinds = [event.type for event in stream]
+                called = stream.get_final_response()
+            turn: Any = [
+                *called.output,
+                {
+                    "type": "function_call_output",
+                    "output": "1",
+                    "call_id": called.output[0].call_id,
+                },
+            ]
+            served.executor.script = [Delta('{"a": 7}', 3), LAST]
+            parsed = client.responses.parse(model=CARD.id, input=turn, text_format=Answer)
+            return kinds, called, parsed
+
+    kinds, called, parsed = await trio.to_thread.run_sync(use)
+    assert kinds.count("response.function_call_arguments.done") == 2
+    assert [item.arguments for item in called.output] == ['{"a": 1}', "{}"]
+    assert parsed.output_parsed == Answer(a=7)
+    request = served.executor.plays[-1].request
+    assert request.schema is not None and json.loads(request.schema)["properties"]["a"]
+    assert isinstance(request.prompt, tuple) and len(request.prompt[0].tool_calls) == 2
 
 
 async def test_the_sdk_reads_a_response_and_its_stream(served: Served) -> None:

@@ -31,8 +31,19 @@ def read_format(value: object, at: str) -> str | None:
     return schema
 
 
-def _schema(value: object, at: str) -> str:
+def read_text_format(value: object, at: str) -> str | None:
+    """The same of a response, where what is in ``json_schema`` stands beside the type."""
     fields = Fields(value, at)
+    if fields.require("type", text) == "json_schema":
+        return _named(fields)
+    return read_format(value, at)
+
+
+def _schema(value: object, at: str) -> str:
+    return _named(Fields(value, at))
+
+
+def _named(fields: Fields) -> str:
     fields.require("name", name_of(_NAME))
     fields.take("strict", flag, False)
     schema = fields.take("schema", json_object, _ANY_OBJECT)

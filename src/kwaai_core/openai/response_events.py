@@ -4,12 +4,14 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kwaai_core.errors import KwaaiError
 from kwaai_core.openai.answers import Choice, Head
+from kwaai_core.openai.calls import deltas, whole
 from kwaai_core.openai.logprobs import Logprobs
 from kwaai_core.openai.responses import ResponseCall
-from kwaai_core.types import FinishReason, TokenLogprob, Usage
+from kwaai_core.types import CallPiece, FinishReason, TokenLogprob, Usage
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _DELTA = "response.output_text.delta"
@@ -19,8 +21,9 @@ def response(
     call: ResponseCall, head: Head, choice: Choice, usage: Usage, kwaai: dict[str, object]
 ) -> dict[str, object]:
     """The answer to a call that does not stream."""
-    item = _item(f"msg_{uuid.uuid4().hex}", choice)
-    return _ended(call, head, choice.finish, item, usage) | {"kwaai": kwaai}
+    output = [_item(f"msg_{uuid.uuid4().hex}", choice)] if choice.text or not choice.calls else []
+    output += [_called(_call_of(entry), choice.finish) for entry in whole(choice.calls)]
+    return _ended(call, head, choice.finish, output, usage) | {"kwaai": kwaai}
 
 
 def _envelope(call: ResponseCall, head: Head, status: str) -> dict[str, object]:
@@ -34,9 +37,9 @@ def _envelope(call: ResponseCall, head: Head, status: str) -> dict[str, object]:
         "background": False,
         "error": None,
         "incomplete_details": None,
-        "instructions": call.instructions,
+        "instructions": None,
         "max_output_tokens": request.max_tokens,
-        "metadata": dict(call.metadata),
+        "metadata": {},
         "model": head.model,
         "output": [],
         "parallel_tool_calls": True,
@@ -51,13 +54,14 @@ def _envelope(call: ResponseCall, head: Head, status: str) -> dict[str, object]:
         "top_p": request.sampling.top_p,
         "truncation": "disabled",
         "usage": None,
+        **call.repeated,
     }
 
 
 def _ended(
-    call: ResponseCall, head: Head, finish: FinishReason, item: dict[str, object], usage: Usage
+    call: ResponseCall, head: Head, finish: FinishReason, output: Sequence[object], usage: Usage
 ) -> dict[str, object]:
-    ended = _envelope(call, head, _status(finish)) | {"output": [item], "usage": _usage(usage)}
+    ended = _envelope(call, head, _status(finish)) | {"output": output, "usage": _usage(usage)}
     if finish == "length":
         return ended | {"incomplete_details": {"reason": "max_output_tokens"}}
     return ended | {"completed_at": int(time.time())}
@@ -92,6 +96,22 @@ def _message(name: str, status: str, content: Sequence[object]) -> dict[str, obj
     }
 
 
+def _call_of(entry: Mapping[str, Any]) -> dict[str, object]:
+    """An item of a call, from how a chat writes it."""
+    return {
+        "id": f"fc_{uuid.uuid4().hex}",
+        "type": "function_call",
+        "call_id": entry["id"],
+        "name": entry["function"]["name"],
+        "arguments": entry["function"]["arguments"],
+        "status": "in_progress",
+    }
+
+
+def _called(item: dict[str, object], finish: FinishReason) -> dict[str, object]:
+    return item | {"status": _status(finish)}
+
+
 def _part(text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, object]:
     return {
         "type": "output_text",
@@ -114,6 +134,9 @@ class ResponseEvents:
         self._number = 0
         self._texts = list[str]()
         self._logprobs = list[TokenLogprob]()
+        self._output = list[dict[str, object]]()
+        self._spoken = False
+        self._calling: dict[str, object] | None = None
         self._name = f"msg_{uuid.uuid4().hex}"
         self._place = {"item_id": self._name, "output_index": 0, "content_index": 0}
         delta = _encode({"type": _DELTA} | self._place | {"logprobs": []})[:-1]
@@ -122,31 +145,75 @@ class ResponseEvents:
     def opening(self) -> bytes:
         """What precedes the first text."""
         begun = {"response": _envelope(self._call, self._head, "in_progress")}
+        events = self._event("response.created", begun) + self._event("response.in_progress", begun)
+        # with tools it may be of calls alone
+        return events if self._call.request.tools is not None else events + self._speak()
+
+    def _speak(self) -> bytes:
+        """The message begins, which comes before all calls."""
+        if self._spoken:
+            return b""
+        self._spoken = True
         item = {"output_index": 0, "item": _message(self._name, "in_progress", [])}
-        return (
-            self._event("response.created", begun)
-            + self._event("response.in_progress", begun)
-            + self._event("response.output_item.added", item)
-            + self._event("response.content_part.added", self._place | {"part": _part("", ())})
+        return self._event("response.output_item.added", item) + self._event(
+            "response.content_part.added", self._place | {"part": _part("", ())}
         )
 
     def text(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> bytes:
         """A piece of text; whatever cannot be UTF-8 in it becomes a question mark."""
+        begun = self._speak()
         self._texts.append(text)
         self._logprobs += logprobs
         if logprobs:
             told = {"delta": text, "logprobs": _told(logprobs)}
-            return self._event(_DELTA, self._place | told)
+            return begun + self._event(_DELTA, self._place | told)
         number, self._number = self._number, self._number + 1
         data = f'{self._before}{number},"delta":{_encode(text)}}}\n\n'
-        return data.encode("utf-8", "replace")
+        return begun + data.encode("utf-8", "replace")
+
+    def calls(self, pieces: Sequence[CallPiece]) -> bytes:
+        """Pieces of calls of tools."""
+        return b"".join(map(self._piece, deltas(pieces)))
+
+    def _piece(self, entry: Mapping[str, Any]) -> bytes:
+        if "id" in entry:  # the first of a call, with no arguments yet
+            before = self._close("stop")
+            self._calling = _call_of(entry)
+            item = {"output_index": len(self._output), "item": self._calling}
+            return before + self._event("response.output_item.added", item)
+        if self._calling is None:
+            return b""
+        said = entry["function"]["arguments"]
+        self._calling = self._calling | {"arguments": f"{self._calling['arguments']}{said}"}
+        return self._event("response.function_call_arguments.delta", self._at() | {"delta": said})
+
+    def _at(self) -> dict[str, object]:
+        name = self._calling["id"] if self._calling is not None else self._name
+        return {"item_id": name, "output_index": len(self._output)}
+
+    def _close(self, finish: FinishReason) -> bytes:
+        """What ends the call, or the text, that is being written, if any is."""
+        if self._calling is not None:
+            item = _called(self._calling, finish)
+            done = {"name": item["name"], "arguments": item["arguments"]}
+            events = self._event("response.function_call_arguments.done", self._at() | done)
+            added = {"output_index": len(self._output), "item": item}
+            self._output.append(item)
+            self._calling = None
+            return events + self._event("response.output_item.done", added)
+        return self._end_text(finish) if self._spoken and not self._output else b""
 
     def finished(self, finish: FinishReason) -> bytes:
-        """What ends the text, and the item that it is in."""
+        """What ends the last item; there is a message where there is nothing else."""
+        begun = b"" if self._output or self._calling is not None else self._speak()
+        return begun + self._close(finish)
+
+    def _end_text(self, finish: FinishReason) -> bytes:
         choice = Choice("".join(self._texts), finish, self._logprobs)
         part = _part(choice.text, self._logprobs)
         done = {"text": part["text"], "logprobs": part["logprobs"]}
-        item = {"output_index": 0, "item": _item(self._name, choice)}
+        self._output.append(_item(self._name, choice))
+        item = {"output_index": 0, "item": self._output[0]}
         return (
             self._event("response.output_text.done", self._place | done)
             + self._event("response.content_part.done", self._place | {"part": part})
@@ -156,20 +223,23 @@ class ResponseEvents:
     def closing(self, finish: FinishReason, usage: Usage, facts: dict[str, object]) -> bytes:
         """All that follows the last text; nothing follows it."""
         ends = self.finished(finish)
-        item = _item(self._name, Choice("".join(self._texts), finish, self._logprobs))
-        whole = _ended(self._call, self._head, finish, item, usage) | {"kwaai": facts}
-        return ends + self._event(f"response.{_status(finish)}", {"response": whole})
+        ended = _ended(self._call, self._head, finish, self._output, usage) | {"kwaai": facts}
+        return ends + self._event(f"response.{_status(finish)}", {"response": ended})
 
     def failed(self, error: KwaaiError) -> bytes:
         """What ends a response that cannot be finished; nothing follows it."""
-        item = _message(self._name, "incomplete", [_part("".join(self._texts), self._logprobs)])
+        number = self._number
+        self._close("length")  # for what there is of the output: its events are not sent
+        self._number = number
         told = {
             "code": error.code or "server_error",
             "message": error.message,
             "param": error.param,
         }
-        whole = _envelope(self._call, self._head, "failed") | {"output": [item], "error": told}
-        return self._event("response.failed", {"response": whole})
+        ended = _envelope(self._call, self._head, "failed")
+        return self._event(
+            "response.failed", {"response": ended | {"output": self._output, "error": told}}
+        )
 
     def _event(self, kind: str, more: Mapping[str, object]) -> bytes:
         number, self._number = self._number, self._number + 1

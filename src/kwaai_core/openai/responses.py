@@ -1,18 +1,23 @@
 """A call of ``/v1/responses``: one answer to what is sent with it, since no response is kept."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, get_args
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
 from kwaai_core.openai.fields import Fields, array, filled, flag, integer, text
+from kwaai_core.openai.formats import read_text_format
 from kwaai_core.openai.requests import MAX_LOGPROBS, Call, read_intent
 from kwaai_core.openai.sampling import read_max_tokens, read_sampling, read_stops
 from kwaai_core.openai.strict import brief, load_object
-from kwaai_core.types import ChatRequest, ChatRole, Intent, Message
+from kwaai_core.openai.tools import read_arguments, read_tools
+from kwaai_core.types import ChatRequest, ChatRole, Intent, Message, ToolCall
 
 _ROLES: tuple[ChatRole, ...] = tuple(role for role in get_args(ChatRole) if role != "tool")
+_REPEATED = (
+    "instructions", "metadata", "parallel_tool_calls", "text", "tool_choice", "tools",
+)  # fmt: skip
 _LOGPROBS = "message.output_text.logprobs"
 _MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
 
@@ -25,10 +30,7 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "background": (False,),
     "context_management": ([],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "reasoning": ({}, {"effort": "none"}),
-    "tool_choice": ("auto", "none"),
-    "tools": ([],),
 }
 _WHY_NOT: dict[str, str] = {
     "conversation": "no conversation is kept here: send all of it as input",
@@ -39,19 +41,19 @@ _WHY_NOT: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class ResponseCall(Call):
-    """A call, and what of it the response repeats."""
+    """A call, and what of it the response repeats, as it came."""
 
-    instructions: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    repeated: Mapping[str, object] = field(default_factory=dict)
 
 
 def parse_response(body: bytes, *, max_messages: int = 2048) -> ResponseCall:
     """A call of ``/v1/responses``; errors as of :func:`kwaai_core.openai.parse_chat`."""
-    fields = Fields(load_object(body))
+    given = load_object(body)
+    fields = Fields(given)
     for name, why in _WHY_NOT.items():
         fields.take(name, partial(_refuse, why), None)
     instructions = fields.take("instructions", text, None)
-    messages = fields.require("input", partial(_input, max_messages))
+    messages = _joined(fields.require("input", partial(_input, max_messages)))
     if instructions is not None:
         messages = (Message("system", instructions), *messages)
     model = fields.require("model", filled)
@@ -63,16 +65,23 @@ def parse_response(body: bytes, *, max_messages: int = 2048) -> ResponseCall:
         stop=fields.take("stop", read_stops, ()),
         max_tokens=read_max_tokens(fields, "max_output_tokens"),
         logprobs=_logprobs(fields),
+        schema=fields.take("text", _text_options, None),
+        tools=read_tools(fields, flat=True),
     )
-    fields.take("text", _text_options, None)
+    if request.tools is not None and request.logprobs is not None:
+        raise RequestError(
+            "logprobs are those of text, and this answer may call tools: leave them out, or the "
+            "tools",
+            param="include",
+        )
+    fields.take("metadata", _check_metadata, None)
     fields.take("truncation", _truncation, None)
     fields.take("stream_options", _stream_options, None)
     call = ResponseCall(
         (request,),
         stream=fields.take("stream", flag, False),
         timing=timing,
-        instructions=instructions,
-        metadata=fields.take("metadata", _metadata, {}),
+        repeated={name: given[name] for name in _REPEATED if given.get(name) is not None},
     )
     fields.ignore(*_IGNORED)
     fields.refuse_but(_NEUTRAL)
@@ -108,7 +117,9 @@ def _item(value: object, at: str) -> Message:
     read = _ITEMS.get(kind)
     if read is None:
         raise UnsupportedParameter(
-            f"{at} is an item of type “{brief(kind)}”: this node takes messages", param=at
+            f"{at} is an item of type “{brief(kind)}”: this node takes messages, and calls of "
+            "functions with their outputs",
+            param=at,
         )
     return read(fields, at)
 
@@ -121,8 +132,34 @@ def _message(fields: Fields, at: str) -> Message:
     return Message(role, content)
 
 
-def _no_tools(fields: Fields, at: str) -> NoReturn:
-    raise UnsupportedParameter(f"{at}: this node has no tools in responses yet", param=at)
+def _call(fields: Fields, at: str) -> Message:
+    call = ToolCall(
+        fields.require("call_id", filled),
+        fields.require("name", filled),
+        fields.require("arguments", read_arguments),
+    )
+    fields.ignore("id", "status")
+    fields.refuse_but({})
+    return Message("assistant", "", tool_calls=(call,))
+
+
+def _output(fields: Fields, at: str) -> Message:
+    number, said = fields.require("call_id", filled), fields.require("output", _content)
+    fields.ignore("id", "status")
+    fields.refuse_but({})
+    return Message("tool", said, tool_call_id=number)
+
+
+def _joined(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Calls that follow one another, or a text, are of one turn."""
+    found = list[Message]()
+    for message in messages:
+        before = found[-1] if found else None
+        if message.tool_calls and before is not None and before.role == "assistant":
+            found[-1] = replace(before, tool_calls=before.tool_calls + message.tool_calls)
+        else:
+            found.append(message)
+    return tuple(found)
 
 
 def _no_reasoning(fields: Fields, at: str) -> NoReturn:
@@ -134,8 +171,8 @@ def _no_reasoning(fields: Fields, at: str) -> NoReturn:
 
 _ITEMS: dict[str, Callable[[Fields, str], Message]] = {
     "message": _message,
-    "function_call": _no_tools,
-    "function_call_output": _no_tools,
+    "function_call": _call,
+    "function_call_output": _output,
     "reasoning": _no_reasoning,
 }
 
@@ -193,21 +230,11 @@ def _include(value: object, at: str) -> bool:
     return wanted
 
 
-def _text_options(value: object, at: str) -> None:
+def _text_options(value: object, at: str) -> str | None:
     fields = Fields(value, at)
-    fields.take("format", _format, None)
+    schema = fields.take("format", read_text_format, None)
     fields.refuse_but({"verbosity": ("medium",)})
-
-
-def _format(value: object, at: str) -> None:
-    fields = Fields(value, at)
-    kind = fields.require("type", text)
-    if kind != "text":
-        raise UnsupportedParameter(
-            f"{at} is of type “{brief(kind)}”: this node writes only text in responses yet",
-            param=at,
-        )
-    fields.refuse_but({})
+    return schema
 
 
 def _truncation(value: object, at: str) -> None:
@@ -221,15 +248,12 @@ def _stream_options(value: object, at: str) -> None:
     Fields(value, at).refuse_but({"include_obfuscation": (False,)})
 
 
-def _metadata(value: object, at: str) -> dict[str, str]:
+def _check_metadata(value: object, at: str) -> None:
     if not isinstance(value, dict):
         raise RequestError(f"{at} must be an object", param=at)
     if len(value) > _MOST_PAIRS:
         raise RequestError(f"{at} must not have more than {_MOST_PAIRS} pairs", param=at)
-    return {_short(key, at, _LONGEST_KEY): _short(value[key], at, _LONGEST_VALUE) for key in value}
-
-
-def _short(value: object, at: str, longest: int) -> str:
-    if len(found := text(value, at)) > longest:
-        raise RequestError(f"{at} has a string over {longest} characters", param=at)
-    return found
+    for key, said in value.items():
+        for part, longest in ((key, _LONGEST_KEY), (said, _LONGEST_VALUE)):
+            if len(text(part, at)) > longest:
+                raise RequestError(f"{at} has a string over {longest} characters", param=at)

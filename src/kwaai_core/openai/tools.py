@@ -16,32 +16,35 @@ _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _NO_PARAMETERS = json.dumps({"type": "object", "properties": {}})
 
 
-def read_tools(fields: Fields) -> Tools | None:
-    """What may be called; None where nothing may. The schemas are enforced, ``strict`` or not."""
-    shown = fields.take("tools", _tools, ())
+def read_tools(fields: Fields, *, flat: bool = False) -> Tools | None:
+    """What may be called; None where nothing may. The schemas are enforced, ``strict`` or not.
+    ``flat``: as in a response, where what is in ``function`` stands beside the type."""
+    shown = fields.take("tools", partial(_tools, flat), ())
     parallel = fields.take("parallel_tool_calls", flag, True)
-    choice = fields.take("tool_choice", partial(_choice, shown), None)
+    choice = fields.take("tool_choice", partial(_choice, flat, shown), None)
     if choice is None:
         choice = tuple(range(len(shown))), False
     allowed, required = choice
     return Tools(shown, allowed, required, parallel) if allowed else None
 
 
-def _tools(value: object, at: str) -> tuple[Tool, ...]:
+def _tools(flat: bool, value: object, at: str) -> tuple[Tool, ...]:
     given = array(value, at)
     if len(given) > MAX_TOOLS:
         raise RequestError(f"{at} has {len(given)} tools, over the limit of {MAX_TOOLS}", param=at)
-    tools = tuple(_tool(one, f"{at}[{i}]") for i, one in enumerate(given))
+    tools = tuple(_tool(flat, one, f"{at}[{i}]") for i, one in enumerate(given))
     names = [tool.name for tool in tools]
     for i, name in enumerate(names):
         if name in names[:i]:
-            where = f"{at}[{i}].function.name"
+            where = f"{at}[{i}].name" if flat else f"{at}[{i}].function.name"
             raise RequestError(f"{where} is “{name}”, as another is already", param=where)
     return tools
 
 
-def _tool(value: object, at: str) -> Tool:
+def _tool(flat: bool, value: object, at: str) -> Tool:
     fields = _typed(value, at, "function")
+    if flat:
+        return _described(fields)
     tool = fields.require("function", _function)
     fields.refuse_but({})
     return tool
@@ -58,7 +61,10 @@ def _typed(value: object, at: str, wanted: str) -> Fields:
 
 
 def _function(value: object, at: str) -> Tool:
-    fields = Fields(value, at)
+    return _described(Fields(value, at))
+
+
+def _described(fields: Fields) -> Tool:
     tool = Tool(
         fields.require("name", name_of(_NAME)),
         fields.take("description", text, None),
@@ -69,7 +75,9 @@ def _function(value: object, at: str) -> Tool:
     return tool
 
 
-def _choice(tools: Sequence[Tool], value: object, at: str) -> tuple[tuple[int, ...], bool]:
+def _choice(
+    flat: bool, tools: Sequence[Tool], value: object, at: str
+) -> tuple[tuple[int, ...], bool]:
     """The numbers of those that may be called, and whether one has to be."""
     everything = tuple(range(len(tools)))
     if value in ("none", "auto"):
@@ -81,38 +89,43 @@ def _choice(tools: Sequence[Tool], value: object, at: str) -> tuple[tuple[int, .
     if not isinstance(value, dict):
         raise RequestError(f"{at} must be none, auto, required, or an object", param=at)
     if value.get("type") == "allowed_tools":
-        return _allowed(tools, value, at)
-    return (_named(tools, value, at),), True
+        return _allowed(flat, tools, value, at)
+    return (_named(flat, tools, value, at),), True
 
 
-def _allowed(tools: Sequence[Tool], value: object, at: str) -> tuple[tuple[int, ...], bool]:
+def _allowed(
+    flat: bool, tools: Sequence[Tool], value: object, at: str
+) -> tuple[tuple[int, ...], bool]:
     fields = _typed(value, at, "allowed_tools")
-    inner = Fields(fields.require("allowed_tools", _as_it_is), f"{at}.allowed_tools")
-    fields.refuse_but({})
+    inside = at if flat else f"{at}.allowed_tools"
+    inner = fields if flat else Fields(fields.require("allowed_tools", _as_it_is), inside)
+    if not flat:
+        fields.refuse_but({})
     mode = inner.require("mode", text)
     if mode not in ("auto", "required"):
-        where = f"{at}.allowed_tools.mode"
+        where = f"{inside}.mode"
         raise RequestError(f"{where} must be auto or required", param=where)
-    where = f"{at}.allowed_tools.tools"
+    where = f"{inside}.tools"
     given = array(inner.require("tools", _as_it_is), where)
     inner.refuse_but({})
     if not given:
         raise RequestError(f"{where} must not be empty", param=where)
-    found = {_named(tools, one, f"{where}[{i}]") for i, one in enumerate(given)}
+    found = {_named(flat, tools, one, f"{where}[{i}]") for i, one in enumerate(given)}
     return tuple(sorted(found)), mode == "required"
 
 
-def _named(tools: Sequence[Tool], value: object, at: str) -> int:
+def _named(flat: bool, tools: Sequence[Tool], value: object, at: str) -> int:
     """The number of a tool that is named."""
     fields = _typed(value, at, "function")
-    inner = Fields(fields.require("function", _as_it_is), f"{at}.function")
+    inside = at if flat else f"{at}.function"
+    inner = fields if flat else Fields(fields.require("function", _as_it_is), inside)
     name = inner.require("name", text)
     inner.refuse_but({})
     fields.refuse_but({})
     for number, tool in enumerate(tools):
         if tool.name == name:
             return number
-    where = f"{at}.function.name"
+    where = f"{inside}.name"
     raise RequestError(f"{where} is “{brief(name)}”, and no tool is called so", param=where)
 
 
@@ -129,13 +142,14 @@ def _call(value: object, at: str) -> ToolCall:
     fields = _typed(value, at, "function")
     number = fields.require("id", text)
     inner = Fields(fields.require("function", _as_it_is), f"{at}.function")
-    call = ToolCall(number, inner.require("name", text), inner.require("arguments", _arguments))
+    call = ToolCall(number, inner.require("name", text), inner.require("arguments", read_arguments))
     inner.refuse_but({})
     fields.refuse_but({})
     return call
 
 
-def _arguments(value: object, at: str) -> str:
+def read_arguments(value: object, at: str) -> str:
+    """The arguments of a call."""
     arguments = text(value, at)
     try:
         load_object(arguments.encode())
