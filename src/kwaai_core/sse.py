@@ -182,7 +182,7 @@ async def _pump(batches: Batches, chunks: Chunks | ResponseEvents, events: _Even
         batch = await batches.next()
         if batch.text or batch.logprobs:
             await events.write(chunks.text(batch.text, batch.logprobs))
-        if batch.calls and isinstance(chunks, Chunks):  # a response has no tools to call
+        if batch.calls:
             await events.write(chunks.calls(batch.calls))
         if batch.end is not None:
             return batch.end
