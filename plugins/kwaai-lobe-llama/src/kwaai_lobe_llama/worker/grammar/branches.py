@@ -35,6 +35,6 @@ def _branch(texts: list[str], at: int) -> Branch:
     return Branch(common[at:], ends, _branches(texts[ends:], len(common)))
 
 
-def widest(tree: Sequence[Branch]) -> int:
-    """How many branches there are at one place, at most."""
-    return max([len(tree), *(widest(branch.others) + branch.ends for branch in tree)])
+def widest(tree: Sequence[Branch], ends: bool = False) -> int:
+    """How many ways there are to go on at one place, at most; ``ends``: ending here is one."""
+    return max([len(tree) + ends, *(widest(branch.others, branch.ends) for branch in tree)])
