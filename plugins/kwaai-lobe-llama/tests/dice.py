@@ -70,6 +70,7 @@ def fits(engine: Dice, grammar: str, text: str) -> bool:
             if not constraint._fits(token):
                 return False
             C.llama_sampler_accept(constraint._grammar, token)
+            constraint._begun = constraint._rest(token) or b""
         return constraint._fits(C.llama_vocab_eos(engine.vocabulary))
     finally:
         constraint.close()

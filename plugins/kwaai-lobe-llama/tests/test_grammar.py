@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from kwaai_core import Sampling
 from kwaai_core.testing.models import TINY_QWEN2, write_random_model
+from kwaai_lobe_llama.worker.bindings import C
 from kwaai_lobe_llama.worker.constraint import Constraint
 from kwaai_lobe_llama.worker.grammar.branches import branches, widest
 from kwaai_lobe_llama.worker.grammar.build import json_grammar
@@ -151,6 +152,22 @@ def test_which_texts_fit(
     made = grammar(schema)
     assert [text for text in good if not fits(model, made, text)] == []
     assert [text for text in bad if fits(model, made, text)] == []
+
+
+@pytest.mark.parametrize("wrong", [b"\xf0\x80\x82\x80", b"\xe0\x80\xa0", b"\xed\xa0\x80", b"\xff"])
+def test_bytes_that_are_no_text_are_no_characters(model: Dice, wrong: bytes) -> None:
+    """llama.cpp's grammar takes the first of these for one character, and a reader for four."""
+    constraint = Constraint(model, grammar({"type": "string"}))
+    try:
+        for byte in b'"' + wrong:
+            token = model.token_of[bytes([byte])]
+            if not constraint._fits(token):
+                return
+            C.llama_sampler_accept(constraint._grammar, token)
+            constraint._begun = constraint._rest(token) or b""
+    finally:
+        constraint.close()
+    raise AssertionError("all of it fits")
 
 
 bounds = st.integers(-1200, 1200)

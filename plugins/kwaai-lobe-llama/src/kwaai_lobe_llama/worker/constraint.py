@@ -9,6 +9,7 @@ Needs numpy, as :mod:`.logprobs` does.
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 from collections.abc import Set as AbstractSet
 
@@ -40,6 +41,7 @@ class Constraint:
         self._candidates = np.zeros(engine.n_vocab, _CANDIDATE)
         self._numbers = np.arange(engine.n_vocab, dtype=np.int32)
         self._textless = np.array(sorted(engine.textless() - marks), dtype=np.int64)
+        self._begun = b""
         self._without_text = engine.textless() - marks
 
     def draw(self, chain: C.llama_sampler_p, row: int) -> int:
@@ -52,6 +54,7 @@ class Constraint:
         C.llama_sampler_accept(chain, token)
         if not self._engine.is_end(token):
             C.llama_sampler_accept(self._grammar, token)
+            self._begun = self._rest(token) or b""
         return token
 
     def _redrawn(self, chain: C.llama_sampler_p, logits: np.ndarray) -> int:
@@ -61,9 +64,23 @@ class Constraint:
         left = np.flatnonzero(self._candidates["logit"] > -np.inf)
         if not left.size:
             raise DeadEnd
-        likeliest = int(left[np.argmax(logits[left])])
         token = self._drawn(chain, array)
-        return token if self._fits(token) else likeliest
+        if self._fits(token):
+            return token
+        # the grammar takes some bytes that are no UTF-8, and a draw may be rounded to no chance
+        likely = map(int, left[np.argsort(-logits[left], kind="stable")])
+        found = next(filter(self._fits, likely), None)
+        if found is None:
+            raise DeadEnd
+        return found
+
+    def _rest(self, token: int) -> bytes | None:
+        """The bytes of an unfinished character after a token; None where there is no such one."""
+        data = self._begun + self._engine.piece(token)
+        try:
+            return data[codecs.utf_8_decode(data, "strict", False)[1] :]
+        except UnicodeDecodeError:
+            return None
 
     def _filled(self, logits: np.ndarray) -> C.llama_token_data_array:
         self._candidates["id"], self._candidates["logit"] = self._numbers, logits
@@ -75,7 +92,7 @@ class Constraint:
         return int(array.data[array.selected].id) if array.selected >= 0 else -1
 
     def _fits(self, token: int) -> bool:
-        if token < 0 or token in self._without_text:
+        if token < 0 or token in self._without_text or self._rest(token) is None:
             return False
         one = C.llama_token_data(token, 0.0, 0.0)
         array = C.llama_token_data_array(
