@@ -35,8 +35,8 @@ _SETTINGS = (
 )  # fmt: skip
 
 _FAST = ("--batch-size", "512", "--ubatch-size", "512", "--repack")
-# Under these no number depends on what else is computed, or on how much of a prompt is used again,
-# so that whatever differs has another reason.
+# Under these a node's numbers do not depend on what else is computed, or on how much of a prompt is
+# used again, and llama-server's hardly do; so what differs has another reason.
 _EXACT = (
     "--batch-size", "128", "--ubatch-size", "128", "--no-repack",
     "--cache-type-k", "bf16", "--cache-type-v", "f16",
