@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
@@ -87,6 +88,7 @@ def build_app(
         Route("/health", _health),
         Route("/ready", partial(_ready, node)),
         Route("/metrics", metrics.show),
+        Route("/openapi.json", partial(_openapi, settings, guard)),
         Route("/v1/models", partial(_models, node)),
         Route("/v1/models/{id:path}", partial(_model, node)),
         Route("/v1/chat/completions", generate("chat"), methods=["POST"]),
@@ -137,6 +139,26 @@ async def _ready(node: Served, request: Request) -> Response:
     if not node.executors:
         raise NoPeerAvailable(NO_EXECUTOR)
     raise ModelLoading("no executor is ready yet: it is opening, or loads its model", retry_after=1)
+
+
+async def _openapi(settings: ServerSettings, guard: Guard | None, request: Request) -> Response:
+    document = openai.openapi(
+        paths_of(request.app.routes),
+        version("kwaai-core"),
+        max_messages=settings.max_messages,
+        keyed=guard is not None and guard.needs_key(),
+    )
+    return Json(document)
+
+
+def paths_of(routes: Sequence[BaseRoute], under: str = "") -> Iterator[tuple[str, str]]:
+    """The method and the path of each route, without those that the server adds by itself."""
+    for route in routes:
+        if isinstance(route, Mount):
+            yield from paths_of(route.routes, under + route.path)
+        elif isinstance(route, Route):
+            methods = (route.methods or {"GET"}) - {"HEAD"}
+            yield from ((method, under + route.path) for method in sorted(methods))
 
 
 async def _lobes(node: Served, request: Request) -> Response:

@@ -77,11 +77,15 @@ class Guard:
         """
         hosts = allowed_hosts(reached(scope), *self._names)
         check_host(scope["headers"], hosts, scope["http_version"])
-        if scope["path"] == "/health" or not self._keys.needed():
+        if scope["path"] == "/health" or not self.needs_key():
             yield
             return
         with self._quotas.request(self._keys.find(_bearer(scope["headers"]))):
             yield
+
+    def needs_key(self) -> bool:
+        """Whether a request needs a key now, but for one of ``/health``."""
+        return self._keys.needed()
 
 
 class Door:

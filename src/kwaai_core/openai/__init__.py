@@ -11,6 +11,7 @@ from kwaai_core.openai.answers import (
     route_of,
 )
 from kwaai_core.openai.chunks import PING, Chunks, failed_event
+from kwaai_core.openai.describe import openapi
 from kwaai_core.openai.embeddings import EmbeddingsCall, embeddings, parse_embeddings
 from kwaai_core.openai.forms import document, events
 from kwaai_core.openai.requests import Call, parse_chat, parse_completion
@@ -20,6 +21,6 @@ from kwaai_core.openai.responses import ResponseCall, parse_response
 __all__ = [
     "PING", "Call", "Choice", "Chunks", "EmbeddingsCall", "Head", "ResponseCall", "ResponseEvents",
     "completion", "document", "embeddings", "events", "failed_event", "failure", "model", "models",
-    "parse_chat", "parse_completion", "parse_embeddings", "parse_response", "route_header",
-    "route_of",
+    "openapi", "parse_chat", "parse_completion", "parse_embeddings", "parse_response",
+    "route_header", "route_of",
 ]  # fmt: skip

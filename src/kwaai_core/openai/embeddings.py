@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from kwaai_core.errors import KwaaiError, RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai.described import described
 from kwaai_core.openai.fields import Fields, filled, integer
 from kwaai_core.openai.strict import load_object
 from kwaai_core.types import Embedding, ModelCard, TokenIds
@@ -18,6 +19,14 @@ MAX_TOKENS = 300_000
 
 _IGNORED = ("user",)
 _LARGEST = 2**31 - 1
+_TOKEN = integer(0, _LARGEST)
+_TOKENS = {"type": "array", "minItems": 1, "items": _TOKEN.schema}
+_TEXTS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MAX_INPUTS,
+    "items": {"anyOf": [filled.schema, _TOKENS]},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,12 @@ def parse_embeddings(body: bytes) -> EmbeddingsCall:
       UnsupportedParameter: a field that this node does not know.
       RequestTooLarge: more than ``MAX_TOKENS`` in arrays of tokens.
     """
-    fields = Fields(load_object(body))
+    return read_embeddings(load_object(body))
+
+
+def read_embeddings(body: dict[str, object]) -> EmbeddingsCall:
+    """As :func:`parse_embeddings`, of a body that is JSON already."""
+    fields = Fields(body)
     call = EmbeddingsCall(
         model=fields.require("model", filled),
         texts=fields.require("input", _texts),
@@ -59,6 +73,7 @@ def parse_embeddings(body: bytes) -> EmbeddingsCall:
     return call
 
 
+@described({"anyOf": [filled.schema, _TOKENS, _TEXTS]})
 def _texts(value: object, at: str) -> tuple[str | TokenIds, ...]:
     """One text or several, each of them a string or an array of tokens."""
     if not isinstance(value, list) or any(isinstance(part, int | float) for part in value):
@@ -94,10 +109,10 @@ def _text(value: object, at: str) -> str | TokenIds:
         raise RequestError(f"{at} must not be empty", param=at)
     if {*map(type, value)} == {int} and min(value) >= 0 and max(value) <= _LARGEST:
         return TokenIds(tuple(value))  # at once: one by one they take ten times as long
-    read = integer(0, _LARGEST)
-    return TokenIds(tuple(read(token, f"{at}[{i}]") for i, token in enumerate(value)))
+    return TokenIds(tuple(_TOKEN(token, f"{at}[{i}]") for i, token in enumerate(value)))
 
 
+@described({"enum": ["float", "base64"]})
 def _is_base64(value: object, at: str) -> bool:
     if value not in ("float", "base64"):
         raise RequestError(f'{at} must be "float" or "base64"', param=at)

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import TypeVar
 
 from kwaai_core.errors import RequestError, UnsupportedParameter
+from kwaai_core.openai.described import Described, Watched, described
 from kwaai_core.openai.strict import brief
 
 T = TypeVar("T")
@@ -20,6 +21,7 @@ class Fields:
     def __init__(self, value: object, at: str = "") -> None:
         if not isinstance(value, dict):
             raise RequestError(f"{at or 'the body'} must be an object", param=at or None)
+        self._watched = value if isinstance(value, Watched) else None
         self._left = dict(value)
         self._known: set[str] = set()
         self._prefix = f"{at}." if at else ""
@@ -27,12 +29,16 @@ class Fields:
     def take(self, name: str, read: Reader[T], default: D) -> T | D:
         """The field as ``read`` understands it, or the default where it is absent or null."""
         self._known.add(name)
+        if self._watched is not None:
+            self._watched.took(name, read, default)
         value = self._left.pop(name, None)
         return default if value is None else read(value, self._prefix + name)
 
     def require(self, name: str, read: Reader[T]) -> T:
         """The field, which must be there."""
         self._known.add(name)
+        if self._watched is not None:
+            self._watched.required(name, read)
         value = self._left.pop(name, None)
         if value is None:
             raise RequestError(f"{self._prefix}{name} is missing", param=self._prefix + name)
@@ -42,9 +48,13 @@ class Fields:
         """Accept these whatever they hold: they do not change the answer."""
         for name in names:
             self._left.pop(name, None)
+        if self._watched is not None:
+            self._watched.ignored(names)
 
     def refuse_but(self, neutral: Mapping[str, tuple[object, ...]]) -> None:
         """Accept each of these only with a value that changes nothing, and nothing else at all."""
+        if self._watched is not None:
+            self._watched.neutral(neutral)
         for name, value in self._left.items():
             at = self._prefix + brief(name)
             if name not in neutral:
@@ -63,6 +73,7 @@ def _same(value: object, other: object) -> bool:
     return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
+@described({"type": "string"})
 def text(value: object, at: str) -> str:
     """A string of whole characters; half of a surrogate pair has no UTF-8, so no tokens."""
     if not isinstance(value, str):
@@ -74,6 +85,7 @@ def text(value: object, at: str) -> str:
     return value
 
 
+@described({"type": "string", "minLength": 1})
 def filled(value: object, at: str) -> str:
     """A string that is not empty."""
     if not text(value, at):
@@ -81,6 +93,7 @@ def filled(value: object, at: str) -> str:
     return str(value)
 
 
+@described({"type": "boolean"})
 def flag(value: object, at: str) -> bool:
     """true or false."""
     if not isinstance(value, bool):
@@ -88,9 +101,10 @@ def flag(value: object, at: str) -> bool:
     return value
 
 
-def number(low: float, high: float) -> Reader[float]:
+def number(low: float, high: float) -> Described[float]:
     """A number in ``[low, high]``, both finite; an overflow such as 1e999 is out of every range."""
 
+    @described({"type": "number", "minimum": low, "maximum": high})
     def read(value: object, at: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RequestError(f"{at} must be a number", param=at)
@@ -101,9 +115,10 @@ def number(low: float, high: float) -> Reader[float]:
     return read
 
 
-def integer(low: int, high: int) -> Reader[int]:
+def integer(low: int, high: int) -> Described[int]:
     """An integer in ``[low, high]``; 16.0 is one, as JSON knows no difference."""
 
+    @described({"type": "integer", "minimum": low, "maximum": high})
     def read(value: object, at: str) -> int:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         if isinstance(value, bool) or not isinstance(value, int | float) or not whole:
@@ -115,6 +130,7 @@ def integer(low: int, high: int) -> Reader[int]:
     return read
 
 
+@described({"type": "array"})
 def array(value: object, at: str) -> list[object]:
     """A JSON array."""
     if not isinstance(value, list):

@@ -4,7 +4,8 @@ import json
 import re
 
 from kwaai_core.errors import RequestError
-from kwaai_core.openai.fields import Fields, Reader, flag, text
+from kwaai_core.openai.described import Described, described
+from kwaai_core.openai.fields import Fields, flag, text
 from kwaai_core.openai.strict import brief
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -52,9 +53,10 @@ def _named(fields: Fields) -> str:
     return schema
 
 
-def name_of(pattern: re.Pattern[str]) -> Reader[str]:
+def name_of(pattern: re.Pattern[str]) -> Described[str]:
     """A name that fits a pattern."""
 
+    @described({"type": "string", "pattern": f"^{pattern.pattern}$"})
     def read(value: object, at: str) -> str:
         name = text(value, at)
         if not pattern.fullmatch(name):
@@ -64,6 +66,7 @@ def name_of(pattern: re.Pattern[str]) -> Reader[str]:
     return read
 
 
+@described({"type": "object"})
 def json_object(value: object, at: str) -> str:
     """An object as the JSON that it came as, its members in their order."""
     if not isinstance(value, dict):

@@ -1,16 +1,19 @@
 """What a request gives to go on from: messages, texts, or tokens."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import get_args
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai.described import Described, described
 from kwaai_core.openai.fields import Fields, array, integer, text
 from kwaai_core.openai.strict import brief
 from kwaai_core.openai.tools import read_calls
 from kwaai_core.types import ChatRole, Message, TokenIds
 
 MAX_CHOICES = 128
-_MAX_TOKEN = 2**31 - 1
+_TOKEN = integer(0, 2**31 - 1)
+_TOKENS = {"type": "array", "items": _TOKEN.schema}
 
 _ROLES: tuple[ChatRole, ...] = get_args(ChatRole)
 
@@ -22,6 +25,20 @@ _NEUTRAL_MESSAGE: dict[str, tuple[object, ...]] = {
 }
 
 
+@described(
+    {
+        "anyOf": [
+            text.schema,
+            _TOKENS | {"minItems": 1},
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_CHOICES,
+                "items": {"anyOf": [text.schema, _TOKENS]},
+            },
+        ]
+    }
+)
 def read_prompts(value: object, at: str) -> Sequence[str | TokenIds]:
     """One prompt or several, each of them a string or an array of tokens."""
     if isinstance(value, list) and not any(_is_number(part) for part in value):
@@ -37,13 +54,18 @@ def read_prompts(value: object, at: str) -> Sequence[str | TokenIds]:
 
 def _prompt(value: object, at: str) -> str | TokenIds:
     if isinstance(value, list):
-        read = integer(0, _MAX_TOKEN)
-        return TokenIds(tuple(read(token, f"{at}[{i}]") for i, token in enumerate(value)))
+        return TokenIds(tuple(_TOKEN(token, f"{at}[{i}]") for i, token in enumerate(value)))
     return text(value, at)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
+
+
+def messages_up_to(limit: int) -> Described[tuple[Message, ...]]:
+    """A reader of conversations of at most so many messages."""
+    schema = {"type": "array", "minItems": 1, "maxItems": limit}
+    return Described(partial(read_messages, limit), schema)
 
 
 def read_messages(limit: int, value: object, at: str) -> tuple[Message, ...]:
@@ -64,7 +86,11 @@ def _message(value: object, at: str) -> Message:
     fields = Fields(value, at)
     role = fields.require("role", _role)
     calls = fields.take("tool_calls", read_calls, ()) if role == "assistant" else ()
-    content = fields.take("content", _content, "") if calls else fields.require("content", _content)
+    content = (
+        fields.take("content", read_content, "")
+        if calls
+        else fields.require("content", read_content)
+    )
     name = fields.take("name", text, None)
     answered = fields.take("tool_call_id", text, None) if role == "tool" else None
     message = Message(role, content, name, calls, answered)
@@ -72,6 +98,7 @@ def _message(value: object, at: str) -> Message:
     return message
 
 
+@described({"enum": [*_ROLES]})
 def _role(value: object, at: str) -> ChatRole:
     for role in _ROLES:
         if value == role:
@@ -80,7 +107,24 @@ def _role(value: object, at: str) -> ChatRole:
     raise RequestError(f"{at} must be one of {', '.join(_ROLES)}{shown}", param=at)
 
 
-def _content(value: object, at: str) -> str:
+@described(
+    {
+        "anyOf": [
+            text.schema,
+            {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "properties": {"type": {"const": "text"}, "text": text.schema},
+                    "required": ["type", "text"],
+                    "additionalProperties": False,
+                },
+            },
+        ]
+    }
+)
+def read_content(value: object, at: str) -> str:
     """Text, or text parts, which are joined with line breaks as llama.cpp and vLLM do."""
     if isinstance(value, str):
         return text(value, at)

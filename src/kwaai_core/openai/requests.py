@@ -6,9 +6,10 @@ from functools import partial
 from typing import get_args
 
 from kwaai_core.errors import RequestError, UnsupportedParameter
+from kwaai_core.openai.described import described
 from kwaai_core.openai.fields import Fields, filled, flag, integer, number
 from kwaai_core.openai.formats import read_format
-from kwaai_core.openai.prompts import MAX_CHOICES, read_messages, read_prompts
+from kwaai_core.openai.prompts import MAX_CHOICES, messages_up_to, read_prompts
 from kwaai_core.openai.sampling import read_max_tokens, read_sampling, read_stops
 from kwaai_core.openai.strict import load_object
 from kwaai_core.openai.tools import read_tools
@@ -65,8 +66,13 @@ def parse_chat(body: bytes, *, max_messages: int = 2048) -> Call:
       UnsupportedParameter: a field that this node does not honour, or does not know.
       RequestTooLarge: more than ``max_messages`` of them.
     """
-    fields = Fields(load_object(body))
-    prompt = fields.require("messages", partial(read_messages, max_messages))
+    return read_chat(load_object(body), max_messages)
+
+
+def read_chat(body: dict[str, object], max_messages: int) -> Call:
+    """As :func:`parse_chat`, of a body that is JSON already."""
+    fields = Fields(body)
+    prompt = fields.require("messages", messages_up_to(max_messages))
     most = fields.take("top_logprobs", integer(0, MAX_LOGPROBS), None)
     wanted = fields.take("logprobs", flag, False)
     if most and not wanted:
@@ -87,7 +93,12 @@ def parse_chat(body: bytes, *, max_messages: int = 2048) -> Call:
 
 def parse_completion(body: bytes) -> Call:
     """A call of ``/v1/completions``; errors as of :func:`parse_chat`."""
-    fields = Fields(load_object(body))
+    return read_completion(load_object(body))
+
+
+def read_completion(body: dict[str, object]) -> Call:
+    """As :func:`parse_completion`, of a body that is JSON already."""
+    fields = Fields(body)
     prompts = fields.require("prompt", read_prompts)
     logprobs = fields.take("logprobs", integer(0, MAX_LOGPROBS), None)
     echo = fields.take("echo", flag, False)
@@ -172,6 +183,7 @@ def read_intent(model: str, value: object, at: str) -> tuple[Intent, bool]:
     return intent, timing
 
 
+@described({"enum": [*_TIERS]})
 def _tier(value: object, at: str) -> Tier:
     for tier in _TIERS:
         if value == tier:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import NoReturn, get_args
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.openai.described import NEUTRAL, Described, Schema, described
 from kwaai_core.openai.fields import Fields, array, filled, flag, integer, text
 from kwaai_core.openai.formats import read_text_format
 from kwaai_core.openai.requests import MAX_LOGPROBS, Call, read_intent
@@ -19,6 +20,7 @@ _REPEATED = (
     "instructions", "metadata", "parallel_tool_calls", "text", "tool_choice", "tools",
 )  # fmt: skip
 _LOGPROBS = "message.output_text.logprobs"
+_REASONING = "reasoning.encrypted_content"
 _MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
 
 _IGNORED = (
@@ -48,12 +50,16 @@ class ResponseCall(Call):
 
 def parse_response(body: bytes, *, max_messages: int = 2048) -> ResponseCall:
     """A call of ``/v1/responses``; errors as of :func:`kwaai_core.openai.parse_chat`."""
-    given = load_object(body)
+    return read_response(load_object(body), max_messages)
+
+
+def read_response(given: dict[str, object], max_messages: int) -> ResponseCall:
+    """As :func:`parse_response`, of a body that is JSON already."""
     fields = Fields(given)
     for name, why in _WHY_NOT.items():
-        fields.take(name, partial(_refuse, why), None)
+        fields.take(name, _refusing(why), None)
     instructions = fields.take("instructions", text, None)
-    messages = _joined(fields.require("input", partial(_input, max_messages)))
+    messages = _joined(fields.require("input", partial(read_input, max_messages)))
     if instructions is not None:
         messages = (Message("system", instructions), *messages)
     model = fields.require("model", filled)
@@ -88,6 +94,10 @@ def parse_response(body: bytes, *, max_messages: int = 2048) -> ResponseCall:
     return call
 
 
+def _refusing(why: str) -> Described[NoReturn]:
+    return Described(partial(_refuse, why), {"enum": [], "description": NEUTRAL})
+
+
 def _refuse(why: str, value: object, at: str) -> NoReturn:
     raise UnsupportedParameter(f"{at}: {why}", param=at)
 
@@ -95,7 +105,7 @@ def _refuse(why: str, value: object, at: str) -> NoReturn:
 # -- input
 
 
-def _input(limit: int, value: object, at: str) -> tuple[Message, ...]:
+def read_input(limit: int, value: object, at: str) -> tuple[Message, ...]:
     """A text of the user's, or items in the order of the conversation."""
     if isinstance(value, str):
         return (Message("user", text(value, at)),)
@@ -108,10 +118,11 @@ def _input(limit: int, value: object, at: str) -> tuple[Message, ...]:
             "([server] max_messages in kwaai.toml)",
             param=at,
         )
-    return tuple(_item(item, f"{at}[{i}]") for i, item in enumerate(items))
+    return tuple(read_item(item, f"{at}[{i}]") for i, item in enumerate(items))
 
 
-def _item(value: object, at: str) -> Message:
+def read_item(value: object, at: str) -> Message:
+    """One item of the input."""
     fields = Fields(value, at)
     kind = fields.take("type", text, "message")
     read = _ITEMS.get(kind)
@@ -177,6 +188,7 @@ _ITEMS: dict[str, Callable[[Fields, str], Message]] = {
 }
 
 
+@described({"enum": [*_ROLES]})
 def _role(value: object, at: str) -> ChatRole:
     for role in _ROLES:
         if value == role:
@@ -185,6 +197,19 @@ def _role(value: object, at: str) -> ChatRole:
     raise RequestError(f"{at} must be one of {', '.join(_ROLES)}{shown}", param=at)
 
 
+def _part_of(kind: str, **more: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": {"type": {"const": kind}, "text": text.schema} | more,
+        "required": ["type", "text"],
+        "additionalProperties": False,
+    }
+
+
+_PARTS = [_part_of("input_text"), _part_of("output_text", annotations={}, logprobs={})]
+
+
+@described({"anyOf": [text.schema, {"type": "array", "minItems": 1, "items": {"anyOf": _PARTS}}]})
 def _content(value: object, at: str) -> str:
     if isinstance(value, str):
         return text(value, at)
@@ -216,11 +241,12 @@ def _logprobs(fields: Fields) -> int | None:
     return most if included or most else None
 
 
+@described({"type": "array", "items": {"enum": [_LOGPROBS, _REASONING]}})
 def _include(value: object, at: str) -> bool:
     """Whether probabilities are to be in the answer; there is never any reasoning to include."""
     wanted = False
     for i, name in enumerate(array(value, at)):
-        if name not in (_LOGPROBS, "reasoning.encrypted_content"):
+        if name not in (_LOGPROBS, _REASONING):
             shown = brief(name) if isinstance(name, str) else "something that is no string"
             raise UnsupportedParameter(
                 f"{at}[{i}] asks for {shown}: this node includes only {_LOGPROBS}",
@@ -237,6 +263,7 @@ def _text_options(value: object, at: str) -> str | None:
     return schema
 
 
+@described({"enum": ["disabled"]})
 def _truncation(value: object, at: str) -> None:
     if value != "disabled":
         raise UnsupportedParameter(
@@ -248,6 +275,14 @@ def _stream_options(value: object, at: str) -> None:
     Fields(value, at).refuse_but({"include_obfuscation": (False,)})
 
 
+@described(
+    {
+        "type": "object",
+        "maxProperties": _MOST_PAIRS,
+        "propertyNames": {"maxLength": _LONGEST_KEY},
+        "additionalProperties": text.schema | {"maxLength": _LONGEST_VALUE},
+    }
+)
 def _check_metadata(value: object, at: str) -> None:
     if not isinstance(value, dict):
         raise RequestError(f"{at} must be an object", param=at)

@@ -4,6 +4,7 @@ import re
 from typing import TypeVar
 
 from kwaai_core.errors import RequestError
+from kwaai_core.openai.described import described
 from kwaai_core.openai.fields import Fields, Reader, filled, integer, number
 from kwaai_core.openai.strict import brief
 from kwaai_core.types import Sampling
@@ -14,6 +15,7 @@ MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
 MAX_BIASES = 1024
 _TOKEN = re.compile(r"0|[1-9][0-9]{0,8}")
+_BIAS = number(-100, 100)
 
 
 def read_sampling(fields: Fields) -> Sampling:
@@ -36,6 +38,14 @@ def read_sampling(fields: Fields) -> Sampling:
     )
 
 
+@described(
+    {
+        "type": "object",
+        "maxProperties": MAX_BIASES,
+        "propertyNames": {"pattern": f"^({_TOKEN.pattern})$"},
+        "additionalProperties": _BIAS.schema,
+    }
+)
 def _logit_bias(value: object, at: str) -> tuple[tuple[int, float], ...]:
     """From ``{"50256": -100}``; in the order of the tokens, so that equal maps are equal."""
     if not isinstance(value, dict):
@@ -48,7 +58,7 @@ def _logit_bias(value: object, at: str) -> tuple[tuple[int, float], ...]:
             raise RequestError(
                 f"{at} has “{brief(name)}”, which is not the number of a token", param=at
             )
-        found[int(name)] = number(-100, 100)(bias, f"{at}.{name}")
+        found[int(name)] = _BIAS(bias, f"{at}.{name}")
     return tuple(sorted(found.items()))
 
 
@@ -66,6 +76,14 @@ def _either(fields: Fields, read: Reader[T], *names: str) -> T | None:
     return values.pop() if values else None
 
 
+@described(
+    {
+        "anyOf": [
+            filled.schema,
+            {"type": "array", "maxItems": MAX_STOPS, "items": filled.schema},
+        ]
+    }
+)
 def read_stops(value: object, at: str) -> tuple[str, ...]:
     """One string or a few, none of them empty."""
     if isinstance(value, str):

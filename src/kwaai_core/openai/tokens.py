@@ -1,15 +1,15 @@
 """Texts and tokens, in the form of vLLM's server, which lm-eval's remote tokenizer asks."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from kwaai_core.errors import RequestError
+from kwaai_core.openai.described import described
 from kwaai_core.openai.fields import Fields, array, filled, flag, integer, text
-from kwaai_core.openai.prompts import read_messages
+from kwaai_core.openai.prompts import messages_up_to
 from kwaai_core.openai.strict import load_object
 from kwaai_core.types import Message, TokenIds, Tokenizer, Tokens
 
-_LARGEST = 2**31 - 1
+_TOKEN = integer(0, 2**31 - 1)
 _NEUTRAL_MESSAGES: dict[str, tuple[object, ...]] = {
     "chat_template": (),  # only the model's own: one of a request would be a program of anybody's
     "chat_template_kwargs": ({},),
@@ -41,9 +41,14 @@ class Detokenizing:
 
 def parse_tokenize(body: bytes, *, max_messages: int = 2048) -> Tokenizing:
     """A call of ``/tokenize``; errors as of :func:`kwaai_core.openai.parse_chat`."""
-    fields = Fields(load_object(body))
+    return read_tokenize(load_object(body), max_messages)
+
+
+def read_tokenize(body: dict[str, object], max_messages: int) -> Tokenizing:
+    """As :func:`parse_tokenize`, of a body that is JSON already."""
+    fields = Fields(body)
     model = fields.take("model", filled, None)
-    messages = fields.take("messages", partial(read_messages, max_messages), None)
+    messages = fields.take("messages", messages_up_to(max_messages), None)
     raw = fields.take("prompt", text, None)
     if (messages is None) == (raw is None):
         raise RequestError("give either a prompt or messages", param="prompt")
@@ -59,16 +64,21 @@ def parse_tokenize(body: bytes, *, max_messages: int = 2048) -> Tokenizing:
 
 def parse_detokenize(body: bytes) -> Detokenizing:
     """A call of ``/detokenize``; errors as of :func:`kwaai_core.openai.parse_chat`."""
-    fields = Fields(load_object(body))
+    return read_detokenize(load_object(body))
+
+
+def read_detokenize(body: dict[str, object]) -> Detokenizing:
+    """As :func:`parse_detokenize`, of a body that is JSON already."""
+    fields = Fields(body)
     model = fields.take("model", filled, None)
     tokens = fields.require("tokens", _tokens)
     fields.refuse_but({})
     return Detokenizing(model, tokens)
 
 
+@described({"type": "array", "items": _TOKEN.schema})
 def _tokens(value: object, at: str) -> TokenIds:
-    read = integer(0, _LARGEST)
-    return TokenIds(tuple(read(token, f"{at}[{i}]") for i, token in enumerate(array(value, at))))
+    return TokenIds(tuple(_TOKEN(token, f"{at}[{i}]") for i, token in enumerate(array(value, at))))
 
 
 def tokenized(call: Tokenizing, tokens: Tokens) -> dict[str, object]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from kwaai_core.errors import RequestError, UnsupportedParameter
+from kwaai_core.openai.described import Described, described
 from kwaai_core.openai.fields import Fields, array, flag, text
 from kwaai_core.openai.formats import json_object, name_of
 from kwaai_core.openai.strict import brief, load_object
@@ -19,13 +20,17 @@ _NO_PARAMETERS = json.dumps({"type": "object", "properties": {}})
 def read_tools(fields: Fields, *, flat: bool = False) -> Tools | None:
     """What may be called; None where nothing may. The schemas are enforced, ``strict`` or not.
     ``flat``: as in a response, where what is in ``function`` stands beside the type."""
-    shown = fields.take("tools", partial(_tools, flat), ())
+    shown = fields.take("tools", _tools_of(flat), ())
     parallel = fields.take("parallel_tool_calls", flag, True)
-    choice = fields.take("tool_choice", partial(_choice, flat, shown), None)
+    choice = fields.take("tool_choice", partial(read_choice, flat, shown), None)
     if choice is None:
         choice = tuple(range(len(shown))), False
     allowed, required = choice
     return Tools(shown, allowed, required, parallel) if allowed else None
+
+
+def _tools_of(flat: bool) -> Described[tuple[Tool, ...]]:
+    return Described(partial(_tools, flat), {"type": "array", "maxItems": MAX_TOOLS})
 
 
 def _tools(flat: bool, value: object, at: str) -> tuple[Tool, ...]:
@@ -75,7 +80,7 @@ def _described(fields: Fields) -> Tool:
     return tool
 
 
-def _choice(
+def read_choice(
     flat: bool, tools: Sequence[Tool], value: object, at: str
 ) -> tuple[tuple[int, ...], bool]:
     """The numbers of those that may be called, and whether one has to be."""
@@ -101,17 +106,27 @@ def _allowed(
     inner = fields if flat else Fields(fields.require("allowed_tools", _as_it_is), inside)
     if not flat:
         fields.refuse_but({})
-    mode = inner.require("mode", text)
-    if mode not in ("auto", "required"):
-        where = f"{inside}.mode"
-        raise RequestError(f"{where} must be auto or required", param=where)
-    where = f"{inside}.tools"
-    given = array(inner.require("tools", _as_it_is), where)
+    required = inner.require("mode", _is_required)
+    given = inner.require("tools", _some)
     inner.refuse_but({})
-    if not given:
-        raise RequestError(f"{where} must not be empty", param=where)
+    where = f"{inside}.tools"
     found = {_named(flat, tools, one, f"{where}[{i}]") for i, one in enumerate(given)}
-    return tuple(sorted(found)), mode == "required"
+    return tuple(sorted(found)), required
+
+
+@described({"enum": ["auto", "required"]})
+def _is_required(value: object, at: str) -> bool:
+    if value not in ("auto", "required"):
+        raise RequestError(f"{at} must be auto or required", param=at)
+    return value == "required"
+
+
+@described({"type": "array", "minItems": 1})
+def _some(value: object, at: str) -> list[object]:
+    given = array(value, at)
+    if not given:
+        raise RequestError(f"{at} must not be empty", param=at)
+    return given
 
 
 def _named(flat: bool, tools: Sequence[Tool], value: object, at: str) -> int:
@@ -133,6 +148,7 @@ def _as_it_is(value: object, at: str) -> object:
     return value
 
 
+@described({"type": "array"})
 def read_calls(value: object, at: str) -> tuple[ToolCall, ...]:
     """The calls that an earlier answer made."""
     return tuple(_call(one, f"{at}[{i}]") for i, one in enumerate(array(value, at)))
@@ -148,6 +164,13 @@ def _call(value: object, at: str) -> ToolCall:
     return call
 
 
+@described(
+    {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"type": "object"},
+    }
+)
 def read_arguments(value: object, at: str) -> str:
     """The arguments of a call."""
     arguments = text(value, at)
