@@ -15,10 +15,10 @@ import pytest
 import trio
 
 from kwaai_core.config import Config, ServerSettings
+from kwaai_core.http.server import serve
 from kwaai_core.lobes import Lobe
 from kwaai_core.node import Node, open_node
 from kwaai_core.roles import Host, Offer
-from kwaai_core.server import serve
 from kwaai_core.testing import FakeIdentity, Network, fake_owner
 from kwaai_core.testing.network import MemoryTransport
 from kwaai_core.types import RoleName

@@ -15,8 +15,8 @@ import trio
 
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ModelNotFound
+from kwaai_core.http.server import serve
 from kwaai_core.roles import Route
-from kwaai_core.server import serve
 from kwaai_core.types import Delta, GenerateRequest, Hop, Intent, LobeStatus, ModelCard, Span, Usage
 
 CARD = ModelCard(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import HostNotAllowed
-from kwaai_core.security import Door, allowed_hosts, check_host
+from kwaai_core.http.security import Door, allowed_hosts, check_host
 
 from .conftest import Served, chat_body, post
 

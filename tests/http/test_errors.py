@@ -21,7 +21,7 @@ from kwaai_core.errors import (
     UpstreamLost,
     WorkerLost,
 )
-from kwaai_core.keys import Keys
+from kwaai_core.http.keys import Keys
 from kwaai_core.types import LobeStatus
 
 from .conftest import FakeNode, Served, chat_body, post, serving

@@ -10,7 +10,7 @@ import trio
 
 from benchmarks import door
 from benchmarks.door import ATTACKS, Attack, Target, ask
-from kwaai_core.keys import Keys
+from kwaai_core.http.keys import Keys
 
 from .conftest import CARD, FakeNode, serving
 

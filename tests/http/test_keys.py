@@ -19,13 +19,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Mount, Route, Router
 
-from kwaai_core.app import build_app
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import Busy, ConfigError, InvalidKey, KeyDamaged, KwaaiError
-from kwaai_core.keys import FOLDER, Key, Keys, check_public
-from kwaai_core.quotas import Quotas
-from kwaai_core.security import Guard
-from kwaai_core.server import serve
+from kwaai_core.http.app import build_app
+from kwaai_core.http.keys import FOLDER, Key, Keys, check_public
+from kwaai_core.http.quotas import Quotas
+from kwaai_core.http.security import Guard
+from kwaai_core.http.server import serve
 
 from .conftest import FakeNode, Served, chat_body, post, serving
 

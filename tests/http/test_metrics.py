@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, Router
 
 from kwaai_core.errors import UpstreamLost
-from kwaai_core.metrics import MAX_MODELS, Metrics
-from kwaai_core.replies import USED
+from kwaai_core.http.metrics import MAX_MODELS, Metrics
+from kwaai_core.http.replies import USED
 from kwaai_core.types import Delta, LobeStatus, Usage
 
 from .conftest import LAST, FakeNode, Served, chat_body, post, read_until, serving

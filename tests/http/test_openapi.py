@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kwaai_core.errors import RequestError, UpstreamLost
-from kwaai_core.keys import Keys
+from kwaai_core.http.keys import Keys
 from kwaai_core.openai import (
     openapi,
     parse_chat,

@@ -12,10 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from kwaai_core.app import build_app
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError
-from kwaai_core.server import _listen, _Server, serve
+from kwaai_core.http.app import build_app
+from kwaai_core.http.server import _listen, _Server, serve
 
 from .conftest import FakeNode, chat_body, post, read_all, read_until, serving
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import ConfigError
-from kwaai_core.tls import tls_context
+from kwaai_core.http.tls import tls_context
 from kwaai_core.types import Delta
 
 from .conftest import LAST, FakeNode, Served, chat_body, events, post, read_all, read_until, serving

@@ -207,9 +207,9 @@ def _node(config: Config, lobes: list[Lobe]) -> Iterator[httpx.Client]:
 def _own_node(config: Config, lobes: list[Lobe]) -> Iterator[None]:
     import trio
 
+    from kwaai_core.http.server import serve
     from kwaai_core.logs import set_up
     from kwaai_core.node import open_node
-    from kwaai_core.server import serve
 
     set_up("debug" if config.log.level == "debug" else "error", config.log.format)
     if config.log.level != "debug":  # what fails is said once, by whoever asked for it

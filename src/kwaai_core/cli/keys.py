@@ -14,7 +14,7 @@ from kwaai_core.config import load_config
 from kwaai_core.errors import KeyDamaged
 
 if TYPE_CHECKING:
-    from kwaai_core.keys import Key, Keys
+    from kwaai_core.http.keys import Key, Keys
 
 
 @click.group()
@@ -81,7 +81,7 @@ def revoke(name: str, as_json: bool) -> None:
 
 
 def _keys() -> Keys:
-    from kwaai_core.keys import Keys
+    from kwaai_core.http.keys import Keys
 
     return Keys(load_config().state)
 

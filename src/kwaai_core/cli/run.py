@@ -53,9 +53,9 @@ def run(**given: Any) -> None:
 async def _serve(config: Config, lobes: Sequence[Lobe]) -> None:
     import trio
 
-    from kwaai_core.app import NO_EXECUTOR
+    from kwaai_core.http.app import NO_EXECUTOR
+    from kwaai_core.http.server import serve
     from kwaai_core.node import open_node
-    from kwaai_core.server import serve
 
     bound, stop = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:

@@ -41,8 +41,8 @@ def prepare(
         fill_roles(chosen, config.roles)
 
     def listen() -> None:
-        from kwaai_core.keys import check_public
-        from kwaai_core.tls import tls_context
+        from kwaai_core.http.keys import check_public
+        from kwaai_core.http.tls import tls_context
 
         settings = config.server  # whose own errors the check has told, in the same words
         every(partial(check_public, settings, config.state), partial(tls_context, settings))

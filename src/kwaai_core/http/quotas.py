@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import trio
 
 from kwaai_core.errors import Busy
-from kwaai_core.keys import Key
+from kwaai_core.http.keys import Key
 
 _MINUTE = 60.0
 

@@ -11,8 +11,8 @@ from starlette.routing import BaseRoute, Route
 
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import KwaaiError, ModelNotFound, RequestError
+from kwaai_core.http.replies import Json
 from kwaai_core.openai.tokens import parse_detokenize, parse_tokenize, tokenized, tokenizer_info
-from kwaai_core.replies import Json
 from kwaai_core.roles import Executor, Host, Tokenizes
 from kwaai_core.types import ModelCard
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kwaai_core.replies import FAILED, USED
+from kwaai_core.http.replies import FAILED, USED
 from kwaai_core.types import LobeStatus
 
 MAX_MODELS = 100

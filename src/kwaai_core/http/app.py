@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from kwaai_core import openai
-from kwaai_core.embedding import Embed
 from kwaai_core.errors import (
     KwaaiError,
     LobeFailed,
@@ -26,14 +25,15 @@ from kwaai_core.errors import (
     NoPeerAvailable,
     RequestError,
 )
-from kwaai_core.metrics import Measured, Metrics
+from kwaai_core.http.embedding import Embed
+from kwaai_core.http.metrics import Measured, Metrics
+from kwaai_core.http.replies import PATHS, Json, error_reply, routing_reply
+from kwaai_core.http.security import Door, Guard, reached
+from kwaai_core.http.sse import Calls, Generate
+from kwaai_core.http.tokens import token_routes
 from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import brief, load_object
-from kwaai_core.replies import PATHS, Json, error_reply, routing_reply
 from kwaai_core.roles import Host
-from kwaai_core.security import Door, Guard, reached
-from kwaai_core.sse import Calls, Generate
-from kwaai_core.tokens import token_routes
 from kwaai_core.types import LobeStatus, ModelCard
 
 if TYPE_CHECKING:

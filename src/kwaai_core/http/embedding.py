@@ -11,10 +11,10 @@ from starlette.types import Receive, Scope, Send
 
 from kwaai_core import openai
 from kwaai_core.errors import ModelNotFound, NoPeerAvailable
+from kwaai_core.http.replies import USED
+from kwaai_core.http.sse import Calls
 from kwaai_core.openai import EmbeddingsCall
-from kwaai_core.replies import USED
 from kwaai_core.roles import Host
-from kwaai_core.sse import Calls
 from kwaai_core.types import Usage
 
 NO_EMBEDDER = "no embedder is installed: pip install kwaai-lobe-minilm, and start the node again"

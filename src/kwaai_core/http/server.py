@@ -16,15 +16,15 @@ from hypercorn import Config
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.worker_context import WorkerContext
 
-from kwaai_core.app import Served, build_app
-from kwaai_core.connection import Connection
 from kwaai_core.errors import ConfigError
-from kwaai_core.keys import Keys, check_public
+from kwaai_core.http.app import Served, build_app
+from kwaai_core.http.connection import Connection
+from kwaai_core.http.keys import Keys, check_public
+from kwaai_core.http.metrics import Metrics
+from kwaai_core.http.security import Guard
+from kwaai_core.http.sse import Calls
+from kwaai_core.http.tls import tls_context
 from kwaai_core.local import SOCKET, listener_on
-from kwaai_core.metrics import Metrics
-from kwaai_core.security import Guard
-from kwaai_core.sse import Calls
-from kwaai_core.tls import tls_context
 
 if TYPE_CHECKING:
     import ssl

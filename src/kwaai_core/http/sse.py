@@ -21,12 +21,12 @@ from kwaai_core import openai
 from kwaai_core.chat import chat
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import KwaaiError, NoPeerAvailable, RequestError
+from kwaai_core.http.replies import FAILED, USED, Json, public
+from kwaai_core.http.security import REQUEST_ID
 from kwaai_core.openai import PING, Call, Chunks, Head, ResponseEvents
 from kwaai_core.openai.batches import Batches, End, each
 from kwaai_core.openai.logprobs import Kind
-from kwaai_core.replies import FAILED, USED, Json, public
 from kwaai_core.roles import Host, Route
-from kwaai_core.security import REQUEST_ID
 from kwaai_core.types import CallPiece, TokenLogprob, Usage
 
 log = logging.getLogger("kwaai.http")

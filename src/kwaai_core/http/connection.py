@@ -24,8 +24,8 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from kwaai_core.errors import NoPeerAvailable, RequestError
-from kwaai_core.replies import error_reply
-from kwaai_core.security import new_request_id, request_id_header
+from kwaai_core.http.replies import error_reply
+from kwaai_core.http.security import new_request_id, request_id_header
 
 _STALL = 60.0  # seconds in which a client has to take what is sent to it
 _MAX_READ = 2**16

@@ -25,9 +25,9 @@ from kwaai_core.errors import (
     RequestTooLarge,
     RequestTooSlow,
 )
-from kwaai_core.keys import Keys
-from kwaai_core.quotas import Quotas
-from kwaai_core.replies import FAILED, error_reply, public
+from kwaai_core.http.keys import Keys
+from kwaai_core.http.quotas import Quotas
+from kwaai_core.http.replies import FAILED, error_reply, public
 
 REQUEST_ID = "kwaai.request_id"
 """The key of the scope under which a request's id stands."""
