@@ -155,7 +155,8 @@ TIERS: dict[str, Tier] = {"stranger": "unknown", "friend": "known"}
             Wish(tokens=1 << 63, exact=True),
             (
                 "blocks 0–3 of model tiny have no peer that can be used; of 2 known: "
-                "1 without an exact worker, 1 without room for 9223372036854775808 tokens"
+                "1 without an exact worker, which a request with kwaai.exact = false can use, "
+                "1 without room for 9223372036854775808 tokens"
             ),
         ),
         (

@@ -16,6 +16,7 @@ from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
 from kwaai_core.testing.spans.answers import tokens_of
 from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
+from kwaai_lobe_router.commands import plan_lines, status_lines
 from kwaai_lobe_router.gateways import WARM_SECONDS
 from kwaai_lobe_router.router import open_router
 
@@ -63,6 +64,42 @@ async def test_who_holds_blocks_tells_how_many_sessions_use_them(
         (_, all_free), during, after = told
         assert all_free > 1
         assert (told[0], during, after) == ((0, all_free), (1, all_free - 1), (0, all_free))
+
+
+async def test_blocks_of_this_node_serve_whoever_does_not_ask_for_exactness(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        far = await here.add("6-11")
+        asked = await here.add("0-5", whole=False)
+        for exact in (False, True, None, False):
+            found = await chat(asked, exact=exact)
+            assert (found.text, found.after) == (await whole(), ["local", far.peer])
+
+
+async def test_what_requests_do_not_say_of_exactness_is_in_the_settings(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        far = await here.add("6-11", exact=False)
+        loose = await here.add("0-5", whole=False, exact=False)
+        shown = await loose.router.show(TOY.id, planned=True)
+        assert [hop["peer"] for hop in shown["route"]] == ["local", far.peer]
+        assert (await chat(loose)).text == await whole()
+        with pytest.raises(NoPeerAvailable, match=r"a request with kwaai\.exact = false can use"):
+            await loose.router.route(Intent(TOY.id, exact=True))
+
+
+async def test_a_model_that_is_run_whole_is_shown_as_that(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        alone = await here.add()
+        alone.executor.fits_whole = True
+        shown = await alone.router.show(TOY.id, planned=True)
+        assert shown["whole"] and shown["route"] == [{"peer": "local", "lo": 0, "hi": TOY.blocks}]
+        assert "this node runs the model whole" in plan_lines(shown)[-1]
+        assert "which this node runs whole" in status_lines(shown)[0]
 
 
 async def test_the_rules_of_a_router(autojump_clock: trio.testing.MockClock) -> None:

@@ -54,7 +54,8 @@ def _ask(what: str, model: str, **more: int) -> Any:
 
 def status_lines(found: dict[str, Any]) -> list[str]:
     """A status for people; blocks with both ends included."""
-    lines = [f"{found['model']}: {found['blocks']} blocks"]
+    alone = ", which this node runs whole, and asks nobody" if found["whole"] else ""
+    lines = [f"{found['model']}: {found['blocks']} blocks{alone}"]
     for peer in found["peers"]:
         units = ", ".join(map(_range, peer["units"]))
         step = sum(unit["step_ms"] for unit in peer["units"])
@@ -75,6 +76,8 @@ def plan_lines(found: dict[str, Any]) -> list[str]:
     if found["route"] is None:
         return [f"no route: {found['refused']}"]
     lines = [f"route    {_path(found['route'])}"]
+    if found["whole"]:
+        return [*lines, "         this node runs the model whole, and asks nobody"]
     lines.append(
         f"         {found['latency_ms']:.1f} ms a token, {found['first_token_ms']:.1f} ms to the "
         f"first after {found['prompt_tokens']} tokens"

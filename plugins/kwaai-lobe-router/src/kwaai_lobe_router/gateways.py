@@ -169,34 +169,43 @@ class _Opening:
 
 
 class Gateways:
-    """One for each model and mode that was asked for. ``nursery`` keeps their heads open."""
+    """One for each model, mode that was asked for, and mode of the head. ``nursery`` keeps their
+    heads open."""
 
     def __init__(self, nursery: trio.Nursery, transport: Transport | None) -> None:
         self._nursery = nursery
         self._transport = transport
-        self._all: dict[tuple[str, bool], _Opening] = {}
+        self._all: dict[tuple[str, bool, bool], _Opening] = {}
 
-    async def of(self, executor: SpanExecutor, card: ModelCard, *, exact: bool) -> Gateway:
-        """The gateway of a model. Errors: those of :meth:`SpanExecutor.head`."""
-        key = card.digest, exact
+    async def of(
+        self, executor: SpanExecutor, card: ModelCard, *, exact: bool, exact_head: bool
+    ) -> Gateway:
+        """The gateway of a model, for answers that are ``exact`` or not; the head may be exact all
+        the same. Errors: those of :meth:`SpanExecutor.head`."""
+        key = card.digest, exact, exact_head
         opening = self._all.get(key)
         if opening is None:
             opening = self._all[key] = _Opening()
-            self._nursery.start_soon(self._keep, executor, card, exact, opening)
+            self._nursery.start_soon(self._keep, executor, card, key, opening)
         await opening.ready.wait()
         if opening.gateway is None:
             raise opening.error or KwaaiError(f"the head of {card.id} was closed")
         return opening.gateway
 
     async def _keep(
-        self, executor: SpanExecutor, card: ModelCard, exact: bool, opening: _Opening
+        self,
+        executor: SpanExecutor,
+        card: ModelCard,
+        key: tuple[str, bool, bool],
+        opening: _Opening,
     ) -> None:
+        digest, exact, exact_head = key
         try:
             async with (
-                executor.head(card, exact=exact) as head,
+                executor.head(card, exact=exact_head) as head,
                 trio.open_nursery() as nursery,
             ):
-                wanted = Wanted(card.digest, exact)
+                wanted = Wanted(digest, exact)
                 opening.gateway = Gateway(nursery, self._transport, head, wanted)
                 opening.ready.set()
                 await trio.sleep_forever()
@@ -204,5 +213,5 @@ class Gateways:
             opening.error, opening.gateway = error, None
             log.debug("the head of %s", card.id, exc_info=error)
         finally:
-            self._all.pop((card.digest, exact), None)
+            self._all.pop(key, None)
             opening.ready.set()

@@ -65,7 +65,7 @@ class Uncovered:
         return {
             "excluded": "failed or left this request",
             "tier": f"below tier {self.min_tier} (the best is {missing.best_tier})",
-            "exact": "without an exact worker",
+            "exact": "without an exact worker, which a request with kwaai.exact = false can use",
             "dtype": f"without {self.dtype} on the wire",
             "room": f"without room for {self.tokens} tokens",
             "cut": f"with a unit across the border that local_blocks = {self.local_blocks} draws",

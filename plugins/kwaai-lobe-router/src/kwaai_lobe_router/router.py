@@ -157,8 +157,7 @@ class SpanRouter:
     async def _over_spans(
         self, swarm: Shared, executor: SpanExecutor, card: ModelCard, intent: Intent
     ) -> Route:
-        exact = intent.exact is not False
-        gateway = await swarm.gateways.of(executor, card, exact=exact)
+        gateway = await self._gateway(swarm, executor, card, exact=self._exact(intent))
         view = await self.view(swarm, card)
         wish = self.wish(swarm, intent, gateway)
         found = plan(view.swarm(), wish, view.tier_of)
@@ -166,6 +165,18 @@ class SpanRouter:
             raise NoPeerAvailable(f"{card.id} is not run by this node alone, and {found}")
         begin = partial(self._begin, swarm, executor, card, wish)
         return Route(ChainExecutor(card, begin), card, found.hops)
+
+    def _exact(self, intent: Intent) -> bool:
+        return self._settings.exact if intent.exact is None else intent.exact
+
+    async def _gateway(
+        self, swarm: Shared, executor: SpanExecutor, card: ModelCard, *, exact: bool
+    ) -> Gateway:
+        """The head, in the worker that holds this node's own units, whose mode may be exact though
+        nobody asks for that; no other could pass a step to them."""
+        mine = swarm.mine(card.digest)
+        beside = exact or (mine is not None and mine.exact)
+        return await swarm.gateways.of(executor, card, exact=exact, exact_head=beside)
 
     async def view(self, swarm: Shared, card: ModelCard) -> View:
         """What is known of a model's holders, once they have been asked."""
@@ -188,7 +199,7 @@ class SpanRouter:
             max_latency=_nanoseconds(intent.max_latency_ms),
             max_first_token=_nanoseconds(intent.max_first_token_ms),
             local_blocks=max(intent.local_blocks, self._settings.local_blocks),
-            exact=intent.exact is not False,
+            exact=self._exact(intent),
             fingerprint=gateway.head.facts.fingerprint,
             salt=swarm.me,
         )
@@ -201,7 +212,7 @@ class SpanRouter:
         wish: Wish,
         request: GenerateRequest,
     ) -> tuple[Gateway, SessionRouting]:
-        gateway = await swarm.gateways.of(executor, card, exact=wish.exact)
+        gateway = await self._gateway(swarm, executor, card, exact=wish.exact)
         view = await self.view(swarm, card)
         wish = replace(wish, prompt=prompt_tokens(request.prompt))
         return gateway, SessionRouting(view, gateway, wish, swarm.blame, request.max_tokens)
@@ -222,12 +233,16 @@ class SpanRouter:
         executor, card = spans[0]
         view = await self.view(self.swarm, card)
         contradicting = view.others.contradictions if view.others is not None else {}
-        complete = partial(showing.with_contradictions, contradicting)
+        intent = Intent(model)
+        whole = await self._fits(executor, card, intent)
+        complete = partial(showing.complete, whole=whole, contradictions=contradicting)
         if not planned:
             return complete(showing.status(card, view.swarm()))
-        exact = self._settings.exact
-        gateway = await self.swarm.gateways.of(executor, card, exact=exact)
-        wish = replace(self.wish(self.swarm, Intent(model, exact=exact), gateway), prompt=prompt)
+        if whole:
+            return complete(showing.alone(card, view.swarm()))
+        exact = self._exact(intent)
+        gateway = await self._gateway(self.swarm, executor, card, exact=exact)
+        wish = replace(self.wish(self.swarm, intent, gateway), prompt=prompt)
         return complete(showing.planned(card, view.swarm(), wish, view.tier_of))
 
     def describe(self) -> Mapping[str, Any]:

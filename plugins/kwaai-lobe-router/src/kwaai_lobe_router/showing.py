@@ -9,7 +9,7 @@ from typing import Any
 
 from kwaai_core import Hop, ModelCard, Span
 from kwaai_lobe_router.planning import backup, plan
-from kwaai_lobe_router.swarm import Candidate, Plan, Swarm, TierOf, Wish
+from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, Swarm, TierOf, Wish
 
 Document = dict[str, Any]
 
@@ -49,9 +49,17 @@ def planned(card: ModelCard, swarm: Swarm, wish: Wish, tier_of: TierOf) -> Docum
     }
 
 
-def with_contradictions(contradictions: Mapping[str, str], found: Document) -> Document:
-    """And who says otherwise than it has signed."""
-    return found | {"contradictions": dict(contradictions)}
+def alone(card: ModelCard, swarm: Swarm) -> Document:
+    """As :func:`planned`, of a model that this node runs whole, for which it asks nobody."""
+    return status(card, swarm) | {
+        "route": _hops([Hop(LOCAL, Span(0, card.blocks))]),
+        "backup": None,
+    }
+
+
+def complete(found: Document, *, whole: bool, contradictions: Mapping[str, str]) -> Document:
+    """And whether this node runs the model whole, and who says otherwise than it has signed."""
+    return found | {"whole": whole, "contradictions": dict(contradictions)}
 
 
 def _gaps(holders: Sequence[int]) -> list[Span]:
