@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from kwaai_core import Span
 from kwaai_lobe_router.demo import story
-from kwaai_lobe_router.demo.command import demo
+from kwaai_lobe_router.demo.command import _words, demo
 from kwaai_lobe_router.demo.nodes import DemoFailed, node
 from kwaai_lobe_router.demo.story import Answer, Script, spans_of
 
@@ -51,6 +51,16 @@ def test_the_report_has_what_scripts_need() -> None:
     assert (told["killed"], told["replayed_tokens"]) == ("A", 30)
     assert (told["tokens_before_kill"], told["tokens_after_kill"]) == (20, 20)
     assert told["longest_gap_ms"] == pytest.approx(500)
+
+
+def test_the_whole_model_has_as_many_threads_as_each_node() -> None:
+    script = Script("m", "p", 3, True, Path(), blocks=4, size=4)
+    each = {story._config(script, span)["llama"]["threads"] for span in spans_of(3, 4)}
+    assert each == {story._whole_config(script)["llama"]["threads"]} == {script.threads}
+    answer = Answer("ab", [0.0, 0.1], 40, 10, "local:0-2, A:2-4")
+    told = story._report(script, answer, answer, [], 3)
+    assert told["threads"] == script.threads
+    assert "of the whole model in one process with as many threads as each node" in _words(told)
 
 
 def test_a_node_that_does_not_start_says_its_last_words(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def _words(told: dict[str, Any]) -> str:
         lines.append("route after:  " + _route(told["route_after"]))
     lines.append(
         f"longest gap:  {told['longest_gap_ms']:.0f} ms; {told['tokens_per_second']:.1f} tokens/s, "
-        f"against {told['baseline_tokens_per_second']:.1f} of the whole model in one process"
+        f"against {told['baseline_tokens_per_second']:.1f} of the whole model in one process with "
+        "as many threads as each node"
     )
     same = "equal, to the byte" if told["same_text"] else "NOT equal"
     lines.append(f"text:         {same}, to that of the untouched model in one process")

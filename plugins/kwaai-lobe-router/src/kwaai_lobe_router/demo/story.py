@@ -39,6 +39,11 @@ class Script:
     blocks: int = 0
     size: int = 0
 
+    @property
+    def threads(self) -> int:
+        """Of each node, and of the whole model, so that their speeds can be compared."""
+        return max(1, len(os.sched_getaffinity(0)) // self.nodes)
+
 
 @dataclass(slots=True)
 class Answer:
@@ -94,10 +99,7 @@ def tell(script: Script, folder: Path, say: Say, show: Say) -> dict[str, Any]:
 def _baseline(script: Script, folder: Path, say: Say) -> tuple[Script, Answer]:
     """The script with what it has to know of the model, and the text of the untouched file."""
     say("First the untouched model in one node, for comparison")
-    config: dict[str, dict[str, object]] = {
-        "libp2p": {"listen": []},
-        "llama": {"load": script.model, "exact": True, "streams": 2, "context": CONTEXT},
-    }
+    config = _whole_config(script)
     with node("the node with the whole model", folder / "whole", config, script.models) as whole:
         facts = whole.get(f"/v1/models/{script.model}")["kwaai"]
         known = replace(script, blocks=facts["blocks"], size=facts["size"])
@@ -144,6 +146,19 @@ def _status(asked: Node, model: str) -> dict[str, Any]:
     return found
 
 
+def _whole_config(script: Script) -> dict[str, dict[str, object]]:
+    return {
+        "libp2p": {"listen": []},
+        "llama": {
+            "load": script.model,
+            "threads": script.threads,
+            "exact": True,
+            "streams": 2,
+            "context": CONTEXT,
+        },
+    }
+
+
 def _config(script: Script, span: Span) -> dict[str, dict[str, object]]:
     held = script.size * (span.hi - span.lo) // script.blocks
     return {
@@ -151,7 +166,7 @@ def _config(script: Script, span: Span) -> dict[str, dict[str, object]]:
         # enough for its own blocks, and too little for the model
         "llama": {
             "load": "none",
-            "threads": max(1, len(os.sched_getaffinity(0)) // script.nodes),
+            "threads": script.threads,
             "streams": 2,
             "context": CONTEXT,
             "memory": _PROCESS_BYTES + min(script.size, held + _KV_BYTES),
@@ -255,6 +270,7 @@ def _report(
         "baseline_text": baseline.text,
         "same_text": answer.text == baseline.text,
         "nodes": nodes,
+        "threads": script.threads,
         "route_before": [_hop(hop) for hop in answer.planned.split(", ")],
         "route_after": answer.kwaai.get("route", []),
         "killed": killed[0] if killed else None,
