@@ -10,6 +10,8 @@ from pathlib import Path
 
 from real_kwaai import KWAAI, Home
 
+from kwaai_core.testing.models import TINY_QWEN2, write_random_model
+
 
 def test_a_killed_node_changes_no_byte_of_the_answer(tmp_path: Path) -> None:
     ended = Home(tmp_path).kwaai("demo", "--json", seconds=300)
@@ -25,6 +27,16 @@ def test_a_killed_node_changes_no_byte_of_the_answer(tmp_path: Path) -> None:
     assert told["tokens_before_kill"] >= 8
     assert told["tokens_after_kill"] >= 8
     assert told["replayed_tokens"] > 0
+
+
+def test_a_model_without_a_chat_template_is_refused_before_it_is_shared_out(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    path = write_random_model(home.folder / "plain.gguf", TINY_QWEN2, template="")
+    assert home.kwaai("models", "add", str(path), "--id", "plain").returncode == 0
+    ended = home.kwaai("demo", "--model", "plain", "--nodes", "2", "--no-kill", seconds=120)
+    assert ended.returncode != 0
+    assert "plain has no chat template" in ended.stderr
+    assert "Starting node" not in ended.stderr
 
 
 def test_it_leaves_nothing_behind_when_it_is_stopped(tmp_path: Path) -> None:

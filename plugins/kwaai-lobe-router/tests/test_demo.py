@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from kwaai_core import Span
 from kwaai_lobe_router.demo import story
+from kwaai_lobe_router.demo.choice import check_template, chosen
 from kwaai_lobe_router.demo.command import _words, demo
 from kwaai_lobe_router.demo.nodes import DemoFailed, node
 from kwaai_lobe_router.demo.story import Answer, Script, spans_of
@@ -34,6 +35,43 @@ def test_two_nodes_can_replace_nobody_and_it_says_why() -> None:
     assert result.exit_code == 2
     assert "nobody could replace" in result.output
     assert "--no-kill" in result.output
+
+
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_is_refused_before_anything_starts(prompt: str) -> None:
+    result = CliRunner().invoke(demo, ["--prompt", prompt])
+    assert result.exit_code == 2
+    assert "--prompt is empty" in result.output
+
+
+def card(name: str, blocks: int, dimensions: int = 0) -> dict[str, object]:
+    return {"id": name, "kwaai": {"blocks": blocks, "size": 9, "dimensions": dimensions}}
+
+
+LISTED = [card("zeta", 4), card("echo", 0), card("minilm", 6, 384), card("alpha", 30)]
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "echo", "minilm"])
+def test_a_model_that_cannot_be_shared_out_says_which_can(wrong: str) -> None:
+    with pytest.raises(DemoFailed) as refused:
+        chosen(wrong, 3, LISTED)
+    assert f"no model “{wrong}” here" in str(refused.value)
+    assert "those that can: alpha, zeta; " in str(refused.value)
+    assert "kwaai models add FILE" in str(refused.value)
+    with pytest.raises(DemoFailed, match="those that can: none"):
+        chosen(wrong, 3, LISTED[1:3])
+
+
+def test_a_model_is_chosen_with_blocks_for_all() -> None:
+    assert chosen("zeta", 4, LISTED)["blocks"] == 4
+    with pytest.raises(DemoFailed, match="zeta has 4 blocks: too few"):
+        chosen("zeta", 5, LISTED)
+
+
+def test_a_model_without_a_chat_template_is_refused() -> None:
+    check_template("m", {"chat_template": "{{ messages }}"})
+    with pytest.raises(DemoFailed, match=r"m has no chat template .* choose .* --model"):
+        check_template("m", {"chat_template": None})
 
 
 def test_the_report_has_what_scripts_need() -> None:

@@ -28,6 +28,8 @@ def demo(nodes: int, model: str, prompt: str, no_kill: bool, as_json: bool) -> N
     The nodes are real processes with temporary folders, joined over libp2p. None holds the whole
     model. The answer is compared with that of the untouched model in one process.
     """
+    if not prompt.strip():
+        raise click.UsageError("--prompt is empty: give a question, or leave it out")
     if nodes == 2 and not no_kill:
         raise click.UsageError(
             "with two nodes, each holds a half that nobody else has, so nobody could replace the "

@@ -72,9 +72,9 @@ class Node:
             raise DemoFailed(f"{self.name} has no identity: pip install kwaai-lobe-identity")
         return str(next(filter(None, found)))
 
-    def get(self, path: str) -> Any:
-        """What it answers on its Unix socket. Errors: :class:`KwaaiError`."""
-        with node_client(self.state) as client:
+    def get(self, path: str, *, seconds: float = 30.0) -> Any:
+        """What it answers on its Unix socket, within so long. Errors: :class:`KwaaiError`."""
+        with node_client(self.state, timeout=seconds) as client:
             return answered(client.get(path))
 
     def post(self, path: str, document: Mapping[str, object]) -> Any:

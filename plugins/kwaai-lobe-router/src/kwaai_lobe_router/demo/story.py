@@ -12,9 +12,11 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from kwaai_core import KwaaiError, Span
-from kwaai_lobe_router.demo.nodes import DemoFailed, Node, node
+from kwaai_lobe_router.demo.choice import check_template, chosen
+from kwaai_lobe_router.demo.nodes import START_SECONDS, DemoFailed, Node, node
 
 Say = Callable[[str], None]
 
@@ -101,10 +103,11 @@ def _baseline(script: Script, folder: Path, say: Say) -> tuple[Script, Answer]:
     say("First the untouched model in one node, for comparison")
     config = _whole_config(script)
     with node("the node with the whole model", folder / "whole", config, script.models) as whole:
-        facts = whole.get(f"/v1/models/{script.model}")["kwaai"]
+        facts = chosen(script.model, script.nodes, whole.get("/v1/models")["data"])
         known = replace(script, blocks=facts["blocks"], size=facts["size"])
-        if known.blocks < script.nodes:
-            raise DemoFailed(f"{script.model} has {known.blocks} blocks: too few to share out")
+        # the node answers this once it has loaded the model
+        asked = f"/tokenizer_info?{urlencode({'model': script.model})}"
+        check_template(script.model, whole.get(asked, seconds=START_SECONDS))
         return known, _ask(whole, known, lambda _: None)
 
 
