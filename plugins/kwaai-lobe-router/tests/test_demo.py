@@ -74,6 +74,9 @@ def test_a_model_without_a_chat_template_is_refused() -> None:
         check_template("m", {"chat_template": None})
 
 
+NAMES = {"local": "node 1", "A": "node 2", "B": "node 3"}
+
+
 def test_the_report_has_what_scripts_need() -> None:
     timing = [{"peer": "local", "replayed": 0}, {"peer": "B", "replayed": 30}]
     route = [{"peer": "local", "lo": 0, "hi": 2}, {"peer": "B", "lo": 2, "hi": 4}]
@@ -81,7 +84,7 @@ def test_the_report_has_what_scripts_need() -> None:
         "ab", [0.0, 0.1, 0.6, 0.7], 40, 10, "local:0-2, A:2-4", {"route": route, "timing": timing}
     )
     script = Script("m", "p", 3, True, Path())
-    told = story._report(script, Answer("ab", [0.0, 0.1], 40, 10), answer, ["A"], 3)
+    told = story._report(script, Answer("ab", [0.0, 0.1], 40, 10), answer, ["A"], NAMES)
     assert json.loads(json.dumps(told)) == told
     assert told["same_text"] is True
     assert told["route_before"] == [route[0], {"peer": "A", "lo": 2, "hi": 4}]
@@ -89,6 +92,17 @@ def test_the_report_has_what_scripts_need() -> None:
     assert (told["killed"], told["replayed_tokens"]) == ("A", 30)
     assert (told["tokens_before_kill"], told["tokens_after_kill"]) == (20, 20)
     assert told["longest_gap_ms"] == pytest.approx(500)
+    assert (told["nodes"], told["names"]) == (3, NAMES)
+
+
+def test_people_are_told_of_nodes_by_the_names_they_saw() -> None:
+    route = [{"peer": "local", "lo": 0, "hi": 3}, {"peer": "B", "lo": 3, "hi": 4}]
+    answer = Answer("ab", [0.0, 0.1], 40, 10, "local:0-3, A:3-4", {"route": route})
+    script = Script("m", "p", 3, True, Path())
+    words = _words(story._report(script, answer, answer, ["A"], NAMES))
+    assert "route before: node 1 blocks 0–2 → node 2 block 3\n" in words
+    assert "killed:       node 2, after" in words
+    assert "route after:  node 1 blocks 0–2 → node 3 block 3\n" in words
 
 
 def test_the_whole_model_has_as_many_threads_as_each_node() -> None:
@@ -96,7 +110,7 @@ def test_the_whole_model_has_as_many_threads_as_each_node() -> None:
     each = {story._config(script, span)["llama"]["threads"] for span in spans_of(3, 4)}
     assert each == {story._whole_config(script)["llama"]["threads"]} == {script.threads}
     answer = Answer("ab", [0.0, 0.1], 40, 10, "local:0-2, A:2-4")
-    told = story._report(script, answer, answer, [], 3)
+    told = story._report(script, answer, answer, [], NAMES)
     assert told["threads"] == script.threads
     assert "of the whole model in one process with as many threads as each node" in _words(told)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from kwaai_core import Span
 from kwaai_core.config import load_config
 
 PROMPT = "Tell me a short story about two old laptops that became friends."
@@ -57,13 +58,14 @@ def demo(nodes: int, model: str, prompt: str, no_kill: bool, as_json: bool) -> N
 
 
 def _words(told: dict[str, Any]) -> str:
-    lines = ["", "", "route before: " + _route(told["route_before"])]
+    names = told["names"]
+    lines = ["", "", "route before: " + _route(told["route_before"], names)]
     if told["killed"]:
         lines.append(
-            f"killed:       …{told['killed'][-6:]}, after {told['tokens_before_kill']} tokens; "
+            f"killed:       {names[told['killed']]}, after {told['tokens_before_kill']} tokens; "
             f"{told['replayed_tokens']} were replayed elsewhere"
         )
-        lines.append("route after:  " + _route(told["route_after"]))
+        lines.append("route after:  " + _route(told["route_after"], names))
     lines.append(
         f"longest gap:  {told['longest_gap_ms']:.0f} ms; {told['tokens_per_second']:.1f} tokens/s, "
         f"against {told['baseline_tokens_per_second']:.1f} of the whole model in one process with "
@@ -74,9 +76,7 @@ def _words(told: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _route(hops: list[dict[str, Any]]) -> str:
-    return " → ".join(f"{_short(hop['peer'])} blocks {hop['lo']}-{hop['hi'] - 1}" for hop in hops)
+def _route(hops: list[dict[str, Any]], names: dict[str, str]) -> str:
+    from kwaai_lobe_router.refusals import blocks
 
-
-def _short(peer: str) -> str:
-    return "node 1" if peer == "local" else f"…{peer[-6:]}"
+    return " → ".join(f"{names[hop['peer']]} {blocks(Span(hop['lo'], hop['hi']))}" for hop in hops)

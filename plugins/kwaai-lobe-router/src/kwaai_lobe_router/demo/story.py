@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,6 +17,8 @@ from urllib.parse import urlencode
 from kwaai_core import KwaaiError, Span
 from kwaai_lobe_router.demo.choice import check_template, chosen
 from kwaai_lobe_router.demo.nodes import START_SECONDS, DemoFailed, Node, node
+from kwaai_lobe_router.refusals import blocks
+from kwaai_lobe_router.swarm import LOCAL
 
 Say = Callable[[str], None]
 
@@ -95,7 +97,8 @@ def tell(script: Script, folder: Path, say: Say, show: Say) -> dict[str, Any]:
             if script.kill
             else None,
         )
-        return _report(script, baseline, answer, killed, len(nodes))
+        names = {LOCAL: nodes[0].name, **{other.peer: other.name for other in nodes[1:]}}
+        return _report(script, baseline, answer, killed, names)
 
 
 def _baseline(script: Script, folder: Path, say: Say) -> tuple[Script, Answer]:
@@ -117,7 +120,7 @@ def _swarm(script: Script, folder: Path, say: Say) -> Iterator[list[Node]]:
     with ExitStack() as stack:
         nodes = []
         for number, span in enumerate(spans, 1):
-            say(f"Starting node {number} with blocks {span.lo} to {span.hi - 1}")
+            say(f"Starting node {number} with {blocks(span)}")
             config = _config(script, span)
             nodes.append(
                 stack.enter_context(
@@ -262,8 +265,13 @@ def _kill(planned: str, nodes: Sequence[Node], say: Say) -> str:
 
 
 def _report(
-    script: Script, baseline: Answer, answer: Answer, killed: list[str], nodes: int
+    script: Script,
+    baseline: Answer,
+    answer: Answer,
+    killed: list[str],
+    names: Mapping[str, str],
 ) -> dict[str, Any]:
+    """What came of it; ``names`` are what the peers of a route are called."""
     replayed = max((hop["replayed"] for hop in answer.kwaai.get("timing", [])), default=0)
     before = max(0, replayed - answer.prompt_tokens) if script.kill else 0
     return {
@@ -272,7 +280,8 @@ def _report(
         "text": answer.text,
         "baseline_text": baseline.text,
         "same_text": answer.text == baseline.text,
-        "nodes": nodes,
+        "nodes": len(names),
+        "names": dict(names),
         "threads": script.threads,
         "route_before": [_hop(hop) for hop in answer.planned.split(", ")],
         "route_after": answer.kwaai.get("route", []),
