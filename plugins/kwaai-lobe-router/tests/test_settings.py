@@ -19,7 +19,10 @@ def test_blocks_have_both_ends() -> None:
     [
         ({"models": ("m",)}, "say which blocks"),
         ({"blocks": "0-3"}, "of which models"),
-        ({"models": ("m",), "blocks": "3-0"}, "must be like"),
+        (
+            {"models": ("m",), "blocks": "30-2"},
+            '"30-2": the first must not be larger than the last',
+        ),
         ({"models": ("m",), "blocks": "all"}, "must be like"),
         ({"models": ("m",), "blocks": "0-3", "memory": 5}, "one of them"),
         ({"models": ("m", "n"), "blocks": "0-3"}, "one model"),

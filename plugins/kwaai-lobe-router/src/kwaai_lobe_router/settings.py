@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from kwaai_core import Span
 
+_RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
+
 
 @dataclass(frozen=True, slots=True)
 class SpansSettings:
@@ -42,8 +44,8 @@ class SpansSettings:
             raise ValueError("blocks and memory: of which models?")
         if self.blocks and len(self.models) > 1:
             raise ValueError("blocks: good for one model; with several, give memory")
-        if self.blocks and self.span is None:
-            raise ValueError(f'blocks = "{self.blocks}": must be like "0-14", or "3"')
+        if self.blocks:
+            self._check_blocks()
         if not 1 <= self.unit <= 1000:
             raise ValueError(f"unit = {self.unit}: must be 1 to 1000")
         if not 0 <= self.local_blocks <= 1000:
@@ -53,10 +55,18 @@ class SpansSettings:
         if not 0 <= self.drain_seconds <= 60:
             raise ValueError(f"drain_seconds = {self.drain_seconds}: must be 0 to 60")
 
+    def _check_blocks(self) -> None:
+        if not _RANGE.fullmatch(self.blocks):
+            raise ValueError(f'blocks = "{self.blocks}": must be like "0-14", or "3"')
+        if self.span is None:
+            raise ValueError(
+                f'blocks = "{self.blocks}": the first must not be larger than the last'
+            )
+
     @property
     def span(self) -> Span | None:
         """``blocks``, half-open; None where it is no range."""
-        found = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", self.blocks)
+        found = _RANGE.fullmatch(self.blocks)
         if found is None:
             return None
         lo = int(found[1])
