@@ -78,6 +78,8 @@ async def test_who_finds_a_host_full_at_first_keeps_nothing_elsewhere(
         with pytest.raises(NoRoom) as refused:
             await routing(20, places, [Trouble(places[1], Blame.FULL, "no room", 4e6)])
         assert refused.value.retry_after == 60.0
+        with pytest.raises(NoRoom, match=r"\), \S+ \(blocks 6–11\) are full"):
+            await routing(20, places, [Trouble(places[0], Blame.FULL, "no room", 3.0)])
         routing.close()
 
 

@@ -97,7 +97,8 @@ class Left:
         now = trio.current_time()
         pauses = [self._until.get(peer, now) - now for peer in self.full]
         who = ", ".join(f"{peer} ({blocks(span)})" for peer, span in sorted(self.full.items()))
-        words = f"no room for another answer of {model}: {who or 'every host'} is full"
+        are = "are" if len(self.full) > 1 else "is"
+        words = f"no room for another answer of {model}: {who or 'every host'} {are} full"
         return NoRoom(words, retry_after=max(1.0, *pauses, 0.0))
 
 
