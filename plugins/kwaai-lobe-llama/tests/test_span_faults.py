@@ -319,3 +319,21 @@ def test_units_that_were_loaded_before_one_that_cannot_be_are_freed(
     with pytest.raises(EngineError, match=r"missing\.gguf"):
         load_units(plan, [UnitFile(Span(0, 1), str(first)), missing], lambda _: None)
     assert len(closed) == 1
+
+
+def test_what_is_loaded_and_checked_is_told_in_blocks_as_people_count_them(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(qwen2, exact=True)
+    file = read_gguf(qwen2)
+    spans = [Span(0, 1), Span(1, BLOCKS)]
+    files = [UnitFile(s, str(slice_span(file, DIGEST, s, tmp_path))) for s in spans]
+    told: list[str] = []
+    units, _ = load_units(plan, files, told.append)
+    for unit in units:
+        unit.engine.close()
+    assert "loading block 0" in told
+    assert f"loading blocks 1 to {BLOCKS - 1}" in told
+    checked = [words for words in told if words.startswith("exactness: ")]
+    assert any(words.startswith("exactness: block 0 with calls of up to") for words in checked)
+    assert any(words.startswith(f"exactness: blocks 1 to {BLOCKS - 1} with") for words in checked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 from simulated import chat, town, whole
@@ -26,6 +27,15 @@ async def test_memory_takes_what_the_swarm_lacks(
         assert host.units == (Span(8, 12),)
         gateway = await here.add()
         assert (await chat(gateway)).text == await whole()
+
+
+async def test_what_is_held_is_told_in_blocks_as_people_count_them(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "kwaai_lobe_router.holding")
+    async with town(tmp_path, LINE) as here:
+        await here.add("3-8", unit=4)
+    assert caplog.messages == [f"held for the swarm, of {TOY.id}: block 3, blocks 4–7, block 8"]
 
 
 async def test_what_cannot_be_loaded_now_is_tried_again(

@@ -13,6 +13,7 @@ from kwaai_core.errors import cause_of
 from kwaai_core.span.roles import SpanExecutor
 from kwaai_lobe_router.knowing import Neighbourhoods
 from kwaai_lobe_router.placement import place
+from kwaai_lobe_router.refusals import blocks
 from kwaai_lobe_router.serving import Holding, Serving
 from kwaai_lobe_router.settings import SpansSettings, units_of
 from kwaai_lobe_router.tasks import tasks
@@ -72,8 +73,8 @@ class Keeper:
         async with executor.hold(card, units, exact=exact) as host, tasks() as nursery:
             holding = self._serving.holdings[card.digest] = Holding(card, host)
             nursery.start_soon(self._serving.keep_room, holding)
-            names = ", ".join(f"{unit.lo}-{unit.hi - 1}" for unit in units)
-            log.info("blocks %s of %s are held for the swarm", names, card.id)
+            names = ", ".join(map(blocks, units))
+            log.info("held for the swarm, of %s: %s", card.id, names)
             nursery.start_soon(self._serving.announce, card.digest)
             try:
                 await trio.sleep_forever()

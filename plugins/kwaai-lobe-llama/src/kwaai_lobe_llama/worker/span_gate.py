@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
+from kwaai_core import Span
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.span_plan import UnitFile
 from kwaai_lobe_llama.worker.exact import PROMPTS, REPLAYED, NotExact, recall, remember
@@ -38,16 +39,23 @@ def load_units(plan: Plan, files: Sequence[UnitFile], report: Report) -> tuple[l
     units, rows = [], plan.max_rows
     with ExitStack() as loaded:  # what is loaded before one that cannot be is freed
         for file in files:
-            report(f"loading blocks {file.span.lo} to {file.span.hi - 1}")
+            blocks = _blocks(file.span)
+            report(f"loading {blocks}")
             unit = Unit(file.span, SpanEngine(replace(plan, path=file.path)))
             loaded.callback(unit.engine.close)
             if plan.exact:
-                limit = _limit(plan, file.path, f"units {file.span}", _rows_of(unit), report)
+                limit = _limit(plan, file.path, blocks, _rows_of(unit), report)
                 rows = min(rows, limit)
             _measure(unit)
             units.append(unit)
         loaded.pop_all()
     return units, rows
+
+
+def _blocks(span: Span) -> str:
+    """For people, who count the last one too."""
+    last = span.hi - 1
+    return f"block {last}" if last == span.lo else f"blocks {span.lo} to {last}"
 
 
 def _measure(unit: Unit) -> None:
