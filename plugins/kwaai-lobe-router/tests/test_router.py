@@ -214,8 +214,11 @@ async def test_without_another_path_the_answer_ends_and_says_what_is_missing(
         _, second = await here.add("0-5"), await here.add("6-11")
         gateway = await here.add()
         began = trio.current_time()
-        with pytest.raises(UpstreamLost, match="blocks 6–11 of model toy/model"):
+        with pytest.raises(UpstreamLost, match="blocks 6–11 of model toy/model") as ended:
             await chat(gateway, at=10, then=lambda: here.kill(second))
+        assert f"; lost during this answer: …{second.peer[-6:]}; " in ended.value.message
+        assert "ask again once a node with these blocks is back" in ended.value.message
+        assert ended.value.message.endswith("kwaai swarm status toy/model")
         assert trio.current_time() - began < 20
 
 

@@ -11,6 +11,7 @@ import trio
 from kwaai_core import NoPeerAvailable, Span
 from kwaai_core.span.hop import Blame, Trouble
 from kwaai_lobe_router.refusals import Refusal, Uncovered, blocks
+from kwaai_lobe_router.swarm import LOCAL
 
 LOST_SECONDS, LEAVING_SECONDS, REFUSED_SECONDS = 5.0, 60.0, 600.0
 """For how long a session does not go to a peer that was lost, leaves, or refused it."""
@@ -91,6 +92,10 @@ class Left:
             if now < at + LOST_SECONDS and (asked is None or asked(peer) <= at):
                 left.add(peer)
         return frozenset(left)
+
+    def lost(self) -> list[str]:
+        """Those whose link was lost, as people are told of them."""
+        return ["this node" if peer == LOCAL else f"…{peer[-6:]}" for peer in self._losses]
 
     def no_room(self, model: str) -> NoRoom:
         """Who was full, and when it is worth while to ask again."""

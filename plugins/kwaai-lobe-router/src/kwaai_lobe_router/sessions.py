@@ -21,7 +21,7 @@ from kwaai_lobe_router.leaving import Left, lacks_room
 from kwaai_lobe_router.linking import Linking
 from kwaai_lobe_router.planning import backup, mend, plan
 from kwaai_lobe_router.progress import Progress
-from kwaai_lobe_router.refusals import Late, Refusal
+from kwaai_lobe_router.refusals import Late, Refusal, Uncovered
 from kwaai_lobe_router.swarm import LOCAL, Candidate, Plan, Swarm, TierOf, Wish
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,14 @@ class SessionRouting:
             return NoPeerAvailable(f"{room.message}; {refusal}", retry_after=room.retry_after)
         if first:
             return NoPeerAvailable(refusal, retry_after=1.0 if full else None)
-        return UpstreamLost(f"a part of the route was lost, and there is no other: {refusal}")
+        lost = ", ".join(self._left.lost())
+        who = f"; lost during this answer: {lost}" if lost else ""
+        uncovered = isinstance(found, Uncovered)
+        again = "ask again once a node with these blocks is back; " if uncovered else ""
+        return UpstreamLost(
+            f"a part of the route was lost, and there is no other: {refusal}{who}; {again}"
+            f"who holds what is shown by: kwaai swarm status {self._view.model}"
+        )
 
     # -- what serves until there is better
 
