@@ -79,7 +79,8 @@ def test_every_tool_of_tox_is_pinned() -> None:
     tox = configparser.ConfigParser(interpolation=None)
     tox.read(ROOT / "tox.ini")
     lines = [line for section in tox.values() for line in section.get("deps", "").splitlines()]
-    names = {re.sub(r"^\w+: ", "", line) for line in lines if line and line[0] not in "-{"}
+    named = [line for line in lines if line and line[0] not in "-{"]
+    names = {re.sub(r"^[\w-]+: |\[.*\]$", "", line) for line in named}
     assert names
     assert {name for name in names if canonicalize_name(name) not in pins()} == set()
 
