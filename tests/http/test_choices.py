@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from math import inf
 from typing import Any
 
 import openai
 import pytest
 import trio
+from trio.abc import ReceiveChannel
 
 from kwaai_core.errors import Busy, UpstreamLost
+from kwaai_core.openai.batches import MAX_AT_ONCE
 from kwaai_core.types import Delta, GenerateRequest, Logprob, TokenIds, TokenLogprob, Usage
 
 from .conftest import CARD, LAST, Served, Step, chat_body, events
@@ -109,6 +112,38 @@ async def test_the_facts_are_with_the_choice_that_ends_last(served: Served) -> N
     assert done == "[DONE]"
     assert ["kwaai" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert sum(bool(c["choices"][0]["finish_reason"]) for c in chunks) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_as_many_choices_as_may_be_asked_for_do_not_fill_a_queue(
+    served: Served, stream: bool
+) -> None:
+    under_way = 0
+
+    @asynccontextmanager
+    async def counted(request: GenerateRequest) -> AsyncIterator[ReceiveChannel[Delta]]:
+        nonlocal under_way
+        if under_way == MAX_AT_ONCE:
+            raise Busy("too many")
+        under_way += 1
+        try:
+            async with generate(request) as deltas:
+                yield deltas
+        finally:
+            under_way -= 1
+
+    generate = served.executor.generate
+    served.executor.generate = counted  # type: ignore[method-assign]
+    async with served.client() as client:
+        response = await client.post(CHAT, json=chat_body(n=128, stream=stream))
+    assert response.status_code == 200
+    if stream:
+        *chunks, done = events(response.text)
+        ended = [one["choices"][0] for one in chunks if one["choices"][0]["finish_reason"]]
+        assert done == "[DONE]"
+    else:
+        ended = response.json()["choices"]
+    assert sorted(choice["index"] for choice in ended) == [*range(128)]
 
 
 async def test_a_choice_that_fails_ends_the_others(served: Served) -> None:

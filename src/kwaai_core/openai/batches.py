@@ -15,6 +15,9 @@ from kwaai_core.types import CallPiece, Delta, FinishReason, Report, TokenLogpro
 
 T = TypeVar("T")
 
+MAX_AT_ONCE = 32
+"""Answers of one call that are computed, or wait for it, at a time: fewer than a queue holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class End:
@@ -70,7 +73,8 @@ class Batches:
 
 
 async def each(work: Callable[[int], Awaitable[T]], number: int) -> list[T]:
-    """Do something for 0, 1, … at once, and give what came of each; the first that fails ends all.
+    """Do something for 0, 1, …, many at once, and give what came of each; the first that fails
+    ends all.
 
     Errors: those of ``work``, not wrapped in a group.
     """
@@ -78,12 +82,14 @@ async def each(work: Callable[[int], Awaitable[T]], number: int) -> list[T]:
         return [await work(0)]
     results = dict[int, T]()
     failure: Exception | None = None
+    places = trio.CapacityLimiter(MAX_AT_ONCE)
     async with trio.open_nursery() as nursery:
 
         async def one(index: int) -> None:
             nonlocal failure
             try:
-                results[index] = await work(index)
+                async with places:
+                    results[index] = await work(index)
             except Exception as error:  # noqa: BLE001 - raised below, past the nursery's grouping
                 failure = failure or error
                 nursery.cancel_scope.cancel()
