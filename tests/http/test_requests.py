@@ -271,6 +271,21 @@ def test_a_number_too_large_for_a_float_is_out_of_range(text: str) -> None:
     assert caught.value.param == "temperature"
 
 
+@pytest.mark.parametrize("text", ["1e999", "-1e999"])
+def test_a_schema_has_no_number_too_large_for_json(text: str) -> None:
+    schema: dict[str, Any] = {"type": "integer", "maximum": 0.25}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    named = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    for more, param in (
+        ({"tools": [tool]}, "tools[0].function.parameters"),
+        ({"response_format": named}, "response_format.json_schema.schema"),
+    ):
+        body = json.dumps(chat_body(**more)).replace("0.25", text)
+        with pytest.raises(RequestError, match="too large") as caught:
+            parse_chat(body.encode())
+        assert caught.value.param == param
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -48,7 +48,7 @@ def _named(fields: Fields) -> str:
     fields.require("name", name_of(_NAME))
     fields.take("strict", flag, False)
     schema = fields.take("schema", json_object, _ANY_OBJECT)
-    fields.ignore("description")
+    fields.take("description", text, None)
     fields.refuse_but({})
     return schema
 
@@ -71,7 +71,10 @@ def json_object(value: object, at: str) -> str:
     """An object as the JSON that it came as, its members in their order."""
     if not isinstance(value, dict):
         raise RequestError(f"{at} must be an object", param=at)
-    return json.dumps(value)
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:  # such as 1e999, which was read as infinity
+        raise RequestError(f"{at} has a number that is too large", param=at) from None
 
 
 _ANY_OBJECT = '{"type": "object"}'
