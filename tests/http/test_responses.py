@@ -241,6 +241,10 @@ def test_what_is_not_done_is_refused_by_name(more: dict[str, Any], param: str, s
         ({"tools": [GET], "top_logprobs": 1}, "include"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema"}}}, "text.format.name"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "description": 7}}},
+            "text.format.description",
+        ),
         ({"input": [{"type": "function_call", "name": "f"}]}, "input[0].call_id"),
         (
             {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "["}]},
@@ -491,6 +495,19 @@ async def test_calls_are_items_of_their_own(served: Served, said: str) -> None:
         if kind == "response.function_call_arguments.delta":
             arguments[event["item_id"]] = arguments.get(event["item_id"], "") + event["delta"]
     assert [arguments[item["id"]] for item in done[bool(said) :]] == ['{"a": 1}', "{}"]
+
+
+async def test_only_the_last_item_of_an_answer_is_cut(served: Served) -> None:
+    served.executor.script = [
+        Delta("Well.", 1), *CALLS[:-1], Delta("", finish="length", usage=Usage(11, 3, 2)),
+    ]  # fmt: skip
+    async with served.client() as client:
+        whole = (await client.post(PATH, json=body(tools=[GET]))).json()
+        streamed = named_events((await client.post(PATH, json=body(tools=[GET], stream=True))).text)
+    for answer in (whole, streamed[-1][1]["response"]):
+        assert answer["status"] == "incomplete"
+        found = [item["status"] for item in answer["output"]]
+        assert found == ["completed", "completed", "incomplete"]
 
 
 # -- the SDK

@@ -4,6 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kwaai_core.errors import KwaaiError
@@ -21,8 +22,11 @@ def response(
     call: ResponseCall, head: Head, choice: Choice, usage: Usage, kwaai: dict[str, object]
 ) -> dict[str, object]:
     """The answer to a call that does not stream."""
-    output = [_item(f"msg_{uuid.uuid4().hex}", choice)] if choice.text or not choice.calls else []
-    output += [_called(_call_of(entry), choice.finish) for entry in whole(choice.calls)]
+    calls = whole(choice.calls)
+    spoken = replace(choice, finish="stop")
+    output = [_item(f"msg_{uuid.uuid4().hex}", spoken)] if choice.text or not calls else []
+    output += [_called(_call_of(entry), "stop") for entry in calls]
+    output[-1]["status"] = _status(choice.finish)  # no other can be cut
     return _ended(call, head, choice.finish, output, usage) | {"kwaai": kwaai}
 
 
