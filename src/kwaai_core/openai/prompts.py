@@ -5,15 +5,16 @@ from functools import partial
 from typing import get_args
 
 from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
-from kwaai_core.openai.described import Described, described
+from kwaai_core.openai.described import Described, Schema, described
 from kwaai_core.openai.fields import Fields, array, integer, text
 from kwaai_core.openai.strict import brief
 from kwaai_core.openai.tools import read_calls
 from kwaai_core.types import ChatRole, Message, TokenIds
 
 MAX_CHOICES = 128
-_TOKEN = integer(0, 2**31 - 1)
-_TOKENS = {"type": "array", "items": _TOKEN.schema}
+_LARGEST = 2**31 - 1
+_TOKEN = integer(0, _LARGEST)
+_TOKENS: Schema = {"type": "array", "items": _TOKEN.schema}
 
 _ROLES: tuple[ChatRole, ...] = get_args(ChatRole)
 
@@ -53,9 +54,17 @@ def read_prompts(value: object, at: str) -> Sequence[str | TokenIds]:
 
 
 def _prompt(value: object, at: str) -> str | TokenIds:
-    if isinstance(value, list):
-        return TokenIds(tuple(_TOKEN(token, f"{at}[{i}]") for i, token in enumerate(value)))
-    return text(value, at)
+    return read_tokens(value, at) if isinstance(value, list) else text(value, at)
+
+
+@described(_TOKENS)
+def read_tokens(value: object, at: str) -> TokenIds:
+    """An array of the numbers of tokens."""
+    given = array(value, at)
+    whole = [token for token in given if type(token) is int]
+    if whole and len(whole) == len(given) and min(whole) >= 0 and max(whole) <= _LARGEST:
+        return TokenIds(tuple(whole))  # at once: one by one they take ten times as long
+    return TokenIds(tuple(_TOKEN(token, f"{at}[{i}]") for i, token in enumerate(given)))
 
 
 def _is_number(value: object) -> bool:

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 from kwaai_core.errors import RequestError
-from kwaai_core.openai.described import described
-from kwaai_core.openai.fields import Fields, array, filled, flag, integer, text
-from kwaai_core.openai.prompts import messages_up_to
+from kwaai_core.openai.fields import Fields, filled, flag, text
+from kwaai_core.openai.prompts import messages_up_to, read_tokens
 from kwaai_core.openai.strict import load_object
 from kwaai_core.types import Message, TokenIds, Tokenizer, Tokens
 
-_TOKEN = integer(0, 2**31 - 1)
 _NEUTRAL_MESSAGES: dict[str, tuple[object, ...]] = {
     "chat_template": (),  # only the model's own: one of a request would be a program of anybody's
     "chat_template_kwargs": ({},),
@@ -71,14 +69,9 @@ def read_detokenize(body: dict[str, object]) -> Detokenizing:
     """As :func:`parse_detokenize`, of a body that is JSON already."""
     fields = Fields(body)
     model = fields.take("model", filled, None)
-    tokens = fields.require("tokens", _tokens)
+    tokens = fields.require("tokens", read_tokens)
     fields.refuse_but({})
     return Detokenizing(model, tokens)
-
-
-@described({"type": "array", "items": _TOKEN.schema})
-def _tokens(value: object, at: str) -> TokenIds:
-    return TokenIds(tuple(_TOKEN(token, f"{at}[{i}]") for i, token in enumerate(array(value, at))))
 
 
 def tokenized(call: Tokenizing, tokens: Tokens) -> dict[str, object]:
