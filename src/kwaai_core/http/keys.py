@@ -32,6 +32,7 @@ _NAME = r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
 _KEY = re.compile(rf"kwaai_({_NAME})_[0-9a-f]{{64}}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _SEEN_SECONDS = 60
+_NEVER = 1 << 37  # seconds, beyond which there are no dates
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Key:
             )
         if not _HASH.fullmatch(self.sha256):
             raise ValueError("sha256 is not 64 hexadecimal digits")
-        if type(self.created) is not int or self.created < 0:
+        if type(self.created) is not int or not 0 <= self.created < _NEVER:
             raise ValueError("created is no time")
         for limit in (self.requests_per_minute, self.concurrent):
             if limit is not None and not (type(limit) is int and 1 <= limit <= MAX_LIMIT):
@@ -136,7 +137,9 @@ class Keys:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         with _written(self.folder):
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.folder.parent, self.folder):  # a new state is as the node makes it
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync(self.folder.parent)  # without the folder the port would be open again
             self._write(key)
         return key, shown
 
