@@ -197,6 +197,7 @@ DAMAGE = [
     b'{"name": "mine", "sha256": "%b", "created": 1, "concurrent": true}' % (b"0" * 64),
     b'{"name": "mine", "sha256": "%b", "created": 1, "more": 1}' % (b"0" * 64),
     b'{"name": "other", "sha256": "%b", "created": 1}' % (b"0" * 64),
+    b'{"name": "mine", "sha256": "%b", "created": 1%b}' % (b"0" * 64, b"0" * 20),
 ]  # fmt: skip
 
 
@@ -248,13 +249,14 @@ def test_what_a_crash_leaves_is_no_key(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_can_read_what_is_kept_and_the_key_is_not(tmp_path: Path) -> None:
-    keys, before = Keys(tmp_path), os.umask(0)
+    keys, before = Keys(tmp_path / "state"), os.umask(0)
     try:
         _, shown = keys.create("mine")
     finally:
         os.umask(before)
     (file,) = keys.folder.iterdir()
-    assert stat.S_IMODE(keys.folder.stat().st_mode) == 0o700
+    for folder in (keys.folder, keys.folder.parent):  # the node may not have made its state yet
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert shown.rsplit("_")[-1] not in file.read_text()
     assert len(shown.rsplit("_")[-1]) == 64
@@ -429,6 +431,8 @@ def test_a_public_port_asks_for_a_key_whatever_became_of_the_folder(tmp_path: Pa
         ("[2001:db8::7]:80", "2001:db8::7", True),
         ("node.example", "192.0.2.7", True),
         ("NODE.example:443", "192.0.2.7", True),
+        ("my_node:8000", "192.0.2.7", True),
+        ("[2001:db8::8]", "192.0.2.7", True),
         ("localhost", "127.0.0.1", True),
         ("192.0.2.8", "192.0.2.7", False),
         ("0.0.0.0", "192.0.2.7", False),
@@ -437,7 +441,7 @@ def test_a_public_port_asks_for_a_key_whatever_became_of_the_folder(tmp_path: Pa
     ],
 )
 def test_names_of_a_public_node(tmp_path: Path, host: str, server: str, allowed: bool) -> None:
-    settings = ServerSettings(host="0.0.0.0", hosts=("Node.example",))
+    settings = ServerSettings(host="0.0.0.0", hosts=("Node.example", "my_node", "2001:DB8::8"))
     guard = Guard(settings, Keys(tmp_path, always=True))
     error = InvalidKey if allowed else Exception
     for origin in ([], [("origin", f"https://{host}")]):

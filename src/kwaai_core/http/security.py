@@ -33,7 +33,7 @@ REQUEST_ID = "kwaai.request_id"
 """The key of the scope under which a request's id stands."""
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-_AUTHORITY = re.compile(rb"([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
+_AUTHORITY = re.compile(rb"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 _ORIGIN = re.compile(rb"https?://(.*)", re.ASCII)
 _LINGER = 1.0
 
@@ -56,7 +56,8 @@ def reached(scope: Scope) -> str:
 
 def allowed_hosts(*names: str) -> frozenset[str]:
     """What ``Host`` and ``Origin`` may say to a node that has these names and addresses."""
-    return _LOOPBACK | {f"[{name}]" if ":" in name else name.lower() for name in names}
+    lower = map(str.lower, names)
+    return _LOOPBACK | {f"[{name}]" if ":" in name else name for name in lower}
 
 
 class Guard:
