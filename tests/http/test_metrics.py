@@ -130,6 +130,9 @@ async def test_calls_and_lobes_are_those_of_now(served: Served) -> None:
     assert (during.of("kwaai_calls"), after.of("kwaai_calls")) == (1, 0)
     assert during.labels("kwaai_lobe") == [{"lobe": "llama", "role": "executor", "state": "ready"}]
     assert after.labels("kwaai_lobe") == [{"lobe": "llama", "role": "executor", "state": "failed"}]
+    two = [LobeStatus("llama", "1", "executor", offer, "ready") for offer in ("one", "two")]
+    page = Metrics(lambda: two, lambda: 0).page()
+    assert page.count(b"\nkwaai_lobe{") == 1  # Prometheus refuses a page that has one twice
     assert after.of("process_resident_memory_bytes") > 10**6
 
 

@@ -97,8 +97,9 @@ class _Lobes(Collector):
         family = GaugeMetricFamily(
             "kwaai_lobe", "1 for the state of each offer", labels=["lobe", "role", "state"]
         )
-        for status in self._statuses():
-            family.add_metric([status.lobe, status.role, status.state], 1)
+        found = {(status.lobe, status.role, status.state) for status in self._statuses()}
+        for labels in sorted(found):  # each once, though a lobe may have two offers of one role
+            family.add_metric(labels, 1)
         yield family
 
 
