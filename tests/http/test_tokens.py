@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from kwaai_core.openai.tokens import parse_detokenize, parse_tokenize
 from kwaai_core.testing.fakes import CARD, ScriptedExecutor
 from kwaai_core.types import TokenIds
 
-from .conftest import FakeNode, PlayedExecutor, Served, serving
+from .conftest import FakeNode, PlayedExecutor, Served, post, serving
 from .test_api import error_of
 
 
@@ -93,6 +94,34 @@ async def test_of_several_models_one_has_to_be_named(tmp_path: Path) -> None:
         assert named.status_code == 200
         by_digest = await client.get("/tokenizer_info", params={"model": CARD.digest})
         assert by_digest.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        post("/tokenize", {"prompt": "a"}),
+        post("/v1/detokenize", {"tokens": [1]}),
+        b"GET /tokenizer_info HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ],
+)
+async def test_who_leaves_ends_the_work(tmp_path: Path, request_of: bytes) -> None:
+    node = Speaking()
+    begun, left = trio.Event(), trio.Event()
+
+    async def load(*given: Any, **more: Any) -> Any:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            left.set()
+
+    vars(node.speaking).update(tokenize=load, detokenize=load, tokenizer=load)
+    async with serving(node, tmp_path, grace_seconds=600) as running:
+        async with await running.connect() as connection:
+            await connection.send_all(request_of)
+            await begun.wait()
+        with trio.fail_after(5):
+            await left.wait()
 
 
 async def test_an_executor_that_has_failed_is_said_to_have(served: Served) -> None:

@@ -96,7 +96,7 @@ def build_app(
         Route("/v1/embeddings", Embed(node, calls), methods=["POST"]),
         Route("/v1/responses", generate("response"), methods=["POST"]),
         Route("/v1/responses/{id:path}", _no_response, methods=["GET", "DELETE", "POST"]),
-        *token_routes(node, settings),
+        *token_routes(node, settings, calls),
         *(Mount(f"/lobes/{lobe}", Router(of_lobe, False)) for lobe, of_lobe in node.routes),
     ]
     if guard is None:

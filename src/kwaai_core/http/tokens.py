@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import KwaaiError, ModelNotFound, RequestError
 from kwaai_core.http.replies import Json
+from kwaai_core.http.sse import Calls
 from kwaai_core.openai.tokens import parse_detokenize, parse_tokenize, tokenized, tokenizer_info
 from kwaai_core.roles import Executor, Host, Tokenizes
 from kwaai_core.types import ModelCard
 
 
-def token_routes(host: Host, settings: ServerSettings) -> list[BaseRoute]:
+def token_routes(host: Host, settings: ServerSettings, calls: Calls) -> list[BaseRoute]:
     """The routes, where vLLM has them and under ``/v1`` besides."""
     posts = {
-        "/tokenize": partial(_tokenize, host, settings.max_messages),
-        "/detokenize": partial(_detokenize, host),
+        "/tokenize": _Tell(calls, partial(_tokenize, host, settings.max_messages)),
+        "/detokenize": _Tell(calls, partial(_detokenize, host)),
     }
+    info = _Tell(calls, partial(_info, host))
     routes: list[BaseRoute] = []
     for prefix in ("", "/v1"):
         routes += [Route(prefix + path, work, methods=["POST"]) for path, work in posts.items()]
-        routes.append(Route(f"{prefix}/tokenizer_info", partial(_info, host)))
+        routes.append(Route(f"{prefix}/tokenizer_info", info, methods=["GET"]))
     return routes
+
+
+class _Tell:
+    """An ASGI endpoint: what it does may load a model, and ends as soon as the client leaves."""
+
+    def __init__(self, calls: Calls, work: Callable[[Request], Awaitable[Response]]) -> None:
+        self._calls = calls
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await request.body()  # which is kept: what comes after it is that the client leaves
+
+        async def tell() -> None:
+            await (await self._work(request))(scope, receive, send)
+
+        await self._calls.attend(receive, tell)
 
 
 async def _tokenize(host: Host, max_messages: int, request: Request) -> Response:
