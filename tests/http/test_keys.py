@@ -236,6 +236,13 @@ def test_a_loop_in_place_of_the_state_is_closed(tmp_path: Path) -> None:
     assert not Keys(tmp_path / "nothing").needed()
 
 
+def test_a_link_to_nothing_in_place_of_the_folder_is_closed(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).symlink_to("a-disk-that-is-not-mounted")
+    assert Keys(tmp_path).needed()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Keys(tmp_path).create("mine")
+
+
 def test_what_a_crash_leaves_is_no_key(tmp_path: Path) -> None:
     keys = Keys(tmp_path)
     key, shown = keys.create("mine")

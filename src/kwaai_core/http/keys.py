@@ -78,7 +78,7 @@ class Keys:
         """Whether whoever comes needs a key. What was needed once is, as long as this object is."""
         if not self._needed:
             try:
-                self.folder.stat()
+                self.folder.lstat()  # a link to what is gone is there too
                 self._needed = True
             except FileNotFoundError:
                 pass
