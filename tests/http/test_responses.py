@@ -495,6 +495,12 @@ async def test_calls_are_items_of_their_own(served: Served, said: str) -> None:
         if kind == "response.function_call_arguments.delta":
             arguments[event["item_id"]] = arguments.get(event["item_id"], "") + event["delta"]
     assert [arguments[item["id"]] for item in done[bool(said) :]] == ['{"a": 1}', "{}"]
+    found = openai.types.responses.Response.model_validate(answer)
+    for by_alias in (False, True):  # with a null for every field that the SDK knows
+        again = [item.model_dump(by_alias=by_alias) for item in found.output]
+        prompt = parsed(input=again).request.prompt
+        assert isinstance(prompt, tuple) and len(prompt) == 1
+        assert [call.arguments for call in prompt[0].tool_calls] == ['{"a": 1}', "{}"]
 
 
 async def test_only_the_last_item_of_an_answer_is_cut(served: Served) -> None:

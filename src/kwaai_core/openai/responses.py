@@ -34,6 +34,12 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "moderation": (),
     "reasoning": ({}, {"effort": "none"}),
 }
+_NEUTRAL_CALL: dict[str, tuple[object, ...]] = {
+    "async": (),
+    "async_": (),  # as openai's SDK writes it where it lays out an item with all fields
+    "caller": (),
+    "namespace": (),
+}
 _WHY_NOT: dict[str, str] = {
     "conversation": "no conversation is kept here: send all of it as input",
     "previous_response_id": "no response is kept here: send the whole conversation as input",
@@ -150,7 +156,7 @@ def _call(fields: Fields, at: str) -> Message:
         fields.require("arguments", read_arguments),
     )
     fields.ignore("id", "status")
-    fields.refuse_but({})
+    fields.refuse_but(_NEUTRAL_CALL)
     return Message("assistant", "", tool_calls=(call,))
 
 
