@@ -32,6 +32,7 @@ MAX_REPEAT = 1000
 """Of characters or items; from 2001 on llama.cpp takes a bound for none at all."""
 
 _MAX_DIGITS = 15
+_NINES = 10**_MAX_DIGITS - 1
 _MAX_VALUES = 1000  # of an enum
 
 _ANNOTATIONS = frozenset({
@@ -162,16 +163,15 @@ class _Reader:
         values = _array(left.pop("enum", None), f"{at}.enum") if "enum" in left else None
         if "const" in left:
             const = left.pop("const")
-            values = [const] if values is None or _json(const) in map(_json, values) else []
+            written = _written(const, at)
+            same = values is None or written in (_written(one, at) for one in values)
+            values = [const] if same else []
         found = [v for v in values or () if types is None or _is_of(v, types)]
         if not found:
             raise SchemaError(f"{at} has no value that could be written", at)
         if len(found) > _MAX_VALUES:
             raise SchemaError(f"an enum has {len(found)} values, over {_MAX_VALUES}", f"{at}.enum")
-        try:
-            return Literals(tuple(dict.fromkeys(map(_json, found))))
-        except ValueError:
-            raise SchemaError(f"{at} has a number that is too large", at) from None
+        return Literals(tuple(dict.fromkeys(_written(one, at) for one in found)))
 
     def _record(self, own: Mapping[str, object], at: str) -> Shape:
         more = own.get("additionalProperties", True)
@@ -300,7 +300,8 @@ def _number(own: Mapping[str, object], at: str, *, whole: bool) -> Shape:
                 raise SchemaError(f"the {word} at {at}, of a number, must be a whole one", at)
         least = None if low is None else int(low)
         most = None if high is None else int(high)
-    if least is not None and most is not None and least + (above or below) > most:
+    first, last = (-_NINES if least is None else least), (_NINES if most is None else most)
+    if first + (above or below) > last:  # without a bound they are of as many digits
         raise SchemaError(f"no number is within the bounds of {at}", at)
     return Number(whole, least, most, above, below)
 
@@ -319,7 +320,9 @@ def _bound(
 
 
 def _finite(value: object, at: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SchemaError(f"{at} must be a number", at)
+    if isinstance(value, float) and not isfinite(value):  # an integer may be beyond all floats
         raise SchemaError(f"{at} must be a number", at)
     return value
 
@@ -334,6 +337,13 @@ def _array(value: object, at: str) -> list[object]:
     if not isinstance(value, list):
         raise SchemaError(f"{at} must be an array", at)
     return value
+
+
+def _written(value: object, at: str) -> str:
+    try:
+        return _json(value)
+    except ValueError:
+        raise SchemaError(f"{at} has a number that is too large", at) from None
 
 
 def _json(value: object) -> str:
