@@ -234,6 +234,45 @@ DEEP: dict[str, Any] = {
     "$ref": "#/$defs/d0",
 }
 
+
+def laddered(depth: int) -> dict[str, Any]:
+    """Each level may be either of the next one's two: 2 to the depth ways to come to the end."""
+    rungs: dict[str, Any] = {
+        f"{side}{i}": {"anyOf": [{"$ref": f"#/$defs/{other}{i + 1}"} for other in "ab"]}
+        for i in range(depth)
+        for side in "ab"
+    }
+    ends = {f"a{depth}": {"type": "null"}, f"b{depth}": {"type": "boolean"}}
+    return {"$defs": rungs | ends, "$ref": "#/$defs/a0"}
+
+
+VALUES = [{"enum": list(range(i, i + 1000))} for i in range(10_000, 24_000, 1000)]
+
+
+def chained(depth: int) -> dict[str, Any]:
+    """Each level may be a value of its own, or one of the thousands at the end."""
+    levels: dict[str, Any] = {
+        f"{i}": {"anyOf": [{"$ref": f"#/$defs/{i + 1}"}, {"const": f"x{i}"}]} for i in range(depth)
+    }
+    return {"$defs": levels | {f"{depth}": {"anyOf": VALUES}}, "$ref": "#/$defs/0"}
+
+
+def doubly_linked(depth: int) -> dict[str, Any]:
+    """What the first costs comes to the last by as many steps."""
+    nodes: dict[str, Any] = {
+        f"{i}": {
+            "type": "object",
+            "properties": {
+                "next": {"$ref": f"#/$defs/{min(i + 1, depth)}"},
+                "last": {"$ref": f"#/$defs/{max(i - 1, 0)}"},
+            },
+        }
+        for i in range(depth + 1)
+    }
+    nodes["0"]["properties"]["value"] = {"anyOf": VALUES}
+    return {"$defs": nodes, "$ref": "#/$defs/0"}
+
+
 REFUSED: list[tuple[object, str]] = [
     ({"type": "string", "pattern": "(a*)*b"}, path("pattern")),
     ({"type": "string", "format": "email"}, path("format")),
@@ -294,6 +333,8 @@ REFUSED: list[tuple[object, str]] = [
     ({"anyOf": [{"type": "array", "items": {"$ref": "#"}},
                 {"type": "array", "items": {"$ref": "#"}, "maxItems": 9}]}, path("anyOf")),
     (doubling(9), AT),
+    (laddered(40), AT),
+    (chained(90), AT),
     ({"type": "object", "properties": {f"k{i}": {} for i in range(200)}}, AT),
     ({"type": "array", "items": [{}]}, path("items")),
     ({"type": "array", "prefixItems": [{"type": "string", "maxLength": 999}] * 30}, AT),
@@ -342,6 +383,12 @@ def test_the_largest_that_is_taken_is_followed_in_bounded_time(
         model.seed(seed)
         model.write(made, Sampling(1.0, seed=seed), most=200)
     assert time.perf_counter() - began < 20  # 400 tokens, of which each redraws
+
+
+def test_what_is_costly_to_look_at_is_looked_at_once() -> None:
+    began = time.perf_counter()
+    assert grammar(doubly_linked(75))
+    assert time.perf_counter() - began < 2
 
 
 KEYWORDS = [

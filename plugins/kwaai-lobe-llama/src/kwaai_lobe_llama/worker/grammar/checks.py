@@ -8,7 +8,7 @@ not happen without end within them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from kwaai_lobe_llama.worker.grammar.branches import branches, widest
 from kwaai_lobe_llama.worker.grammar.shapes import (
@@ -33,6 +33,7 @@ MAX_ALIVE = 128
 
 _MAX_OPENINGS = 64
 _MAX_AMBIGUOUS = 50
+_MAX_COMPARED = 50_000  # openings of all choices together: a tenth of a second
 
 
 def check(shapes: Shapes, at: str) -> None:
@@ -73,6 +74,9 @@ class _Checks:
     def __init__(self, shapes: Shapes) -> None:
         self._shapes = shapes
         self._ambiguous: set[int] = set()
+        self._opening: dict[str, frozenset[str]] = {}  # of what is referred to, once it is known
+        self._widths: dict[int, int] = {}
+        self._left = _MAX_COMPARED
 
     # -- whether it ends
 
@@ -111,7 +115,7 @@ class _Checks:
     def refuse_ambiguous(self, at: str) -> None:
         """Find the choices whose options begin alike; refuse those that come again in them."""
         for choice in self._choices():
-            if not self._alike(choice):
+            if not self._alike(choice, at):
                 continue
             if choice.sole:
                 raise SchemaError(
@@ -146,12 +150,12 @@ class _Checks:
                 seen.add(shape.name)
                 rest.append(self._shapes.named[shape.name])
 
-    def _alike(self, choice: Choice) -> bool:
-        openings = sorted(
-            (text, number)
-            for number, option in enumerate(choice.options)
-            for text in self._openings(option)
-        )
+    def _alike(self, choice: Choice, at: str) -> bool:
+        every = [self._openings(option) for option in choice.options]
+        self._left -= sum(map(len, every))
+        if self._left < 0:
+            raise SchemaError("the schema has too many choices between too many values", at)
+        openings = sorted((text, number) for number, some in enumerate(every) for text in some)
         before: list[tuple[str, int]] = []
         for text, number in openings:
             while before and not text.startswith(before[-1][0]):
@@ -161,7 +165,7 @@ class _Checks:
             before.append((text, number))
         return False
 
-    def _openings(self, shape: Shape) -> Iterable[str]:
+    def _openings(self, shape: Shape) -> Collection[str]:
         """How a value of a shape begins: each of them with one of these."""
         match shape:
             case Anything():
@@ -181,7 +185,9 @@ class _Checks:
             case Choice(options):
                 return {text for option in options for text in self._openings(option)}
             case Reference(name):
-                return self._openings(self._shapes.named[name])
+                if name not in self._opening:  # they lead to no circle: it was refused
+                    self._opening[name] = frozenset(self._openings(self._shapes.named[name]))
+                return self._opening[name]
 
     # -- what is followed at once
 
@@ -205,7 +211,9 @@ class _Checks:
             case Anything():
                 return len(_KINDS)
             case Literals(texts):
-                return widest(branches(texts))
+                if id(shape) not in self._widths:
+                    self._widths[id(shape)] = widest(branches(texts))
+                return self._widths[id(shape)]
             case Record(members):
                 return max([_longest_run([m.required for m in members]) + 1, *inner])
             case Choice(options):
