@@ -301,6 +301,7 @@ async def test_questions_that_cannot_be_answered(qwen2: Path, open_worker: OpenW
             (Question(TokenIds((512,))), "tokens", "512"),
             (Question(special * 40_000), "prompt", "10000 special tokens"),
             (Question((Message("user", "x" * MAX_PAYLOAD),)), "messages", "limit"),
+            (Question("€" * 1_600_000, shown=True), "prompt", "in parts"),
         ):
             with pytest.raises(RequestError, match=says) as refused:
                 await worker.tokenise(question)

@@ -19,7 +19,9 @@ from collections.abc import Callable, Sequence
 
 from kwaai_core import CallPiece, TokenLogprob
 from kwaai_lobe_llama.frames import (
+    MAX_PAYLOAD,
     Failure,
+    FailureCode,
     Finish,
     FrameReader,
     Kind,
@@ -146,11 +148,14 @@ class Server(ABC):
 
     def _tokenise(self, number: int, question: bytes) -> None:
         try:
-            answer = self._tokeniser.answer(decode_question(question))
+            answer = json.dumps(self._tokeniser.answer(decode_question(question))).encode()
+            if len(answer) > MAX_PAYLOAD:  # which the node would end this process for
+                what = f"the answer takes {len(answer)} bytes, over the limit of {MAX_PAYLOAD}"
+                raise Refusal(Failure(FailureCode.BAD_REQUEST, f"{what}: send it in parts"))
         except Refusal as refusal:
             self._outbox.send(Kind.FAILED, number, encode_failure(refusal.failure))
             return
-        self._outbox.send(Kind.TOKENISED, number, json.dumps(answer).encode())
+        self._outbox.send(Kind.TOKENISED, number, answer)
 
     def _cancel(self, number: int) -> None:
         with self._opening:  # before it is a session, or after
