@@ -315,6 +315,27 @@ async def test_questions_that_cannot_be_answered(qwen2: Path, open_worker: OpenW
             await worker.tokenise(Question())
 
 
+async def test_questions_of_those_who_left_hold_up_nobody(
+    qwen2: Path, open_worker: OpenWorker
+) -> None:
+    long = Question("x " * 1_000_000)
+
+    async def leave_after_the_first(worker: Worker, left: trio.CancelScope) -> None:
+        await worker.tokenise(long)
+        left.cancel()
+
+    async with open_worker(plan(qwen2)) as worker:
+        began = trio.current_time()
+        await worker.tokenise(long)
+        each = trio.current_time() - began
+        with trio.CancelScope() as left:
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(leave_after_the_first, worker, left)
+        with trio.fail_after(8 * each):  # one may be under way
+            await worker.tokenise(Question())
+
+
 async def refuse_as_lost(worker: Worker) -> None:
     with pytest.raises(WorkerLost):
         await worker.tokenise(Question("x " * 2_000_000))

@@ -180,7 +180,8 @@ class Worker:
     async def _write(self, stream: trio.SocketStream) -> None:
         try:
             async for kind, number, payload in self._to_write:
-                if kind is not Kind.GENERATE or number in self._requests:  # it has not left yet
+                asked = number in self._requests or number in self._questions
+                if asked or kind not in (Kind.GENERATE, Kind.TOKENISE):  # who asked has not left
                     await stream.send_all(frame(kind, number, payload))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader sees the end of the process too, and says so
@@ -270,7 +271,11 @@ class Worker:
         payload = _within_limit(encode_question(question), param)
         number = next(self._numbers) & 0xFFFFFFFF
         self._out.send_nowait((Kind.TOKENISE, number, payload))
-        return await self._questions.wait(number, param)
+        try:
+            return await self._questions.wait(number, param)
+        except trio.Cancelled:
+            self._out.send_nowait((Kind.CANCEL, number, b""))
+            raise
 
     @asynccontextmanager
     async def generate(

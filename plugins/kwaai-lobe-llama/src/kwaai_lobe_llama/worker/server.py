@@ -40,6 +40,8 @@ from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.telling import Session
 from kwaai_lobe_llama.worker.tokens import Tokeniser
 
+_Take = Callable[[int, bytes], None]
+
 
 class Server(ABC):
     """A worker's end of the connection to its node; a :class:`Sink` itself."""
@@ -47,7 +49,7 @@ class Server(ABC):
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._outbox = Outbox(connection)
-        self._jobs: queue.SimpleQueue[int | tuple[int, bytes]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[int, _Take]] = queue.SimpleQueue()
         self._open: dict[int, bytes | Session] = {}  # until it ends: a job, then its session
         self._opening = threading.Lock()
 
@@ -109,25 +111,21 @@ class Server(ABC):
         reader = FrameReader()
         while data := self._connection.recv(1 << 16):
             for kind, number, payload in reader.feed(data):
-                if kind is Kind.GENERATE:
+                if kind in (Kind.GENERATE, Kind.TOKENISE):
                     self._open[number] = payload
-                    self._jobs.put(number)
+                    take = self._accept if kind is Kind.GENERATE else self._tokenise
+                    self._jobs.put((number, take))
                 elif kind is Kind.CANCEL:
                     self._cancel(number)
-                elif kind is Kind.TOKENISE:
-                    self._jobs.put((number, payload))
                 else:
                     self._control(kind, number, payload)
 
     def _take_jobs(self) -> None:
         while True:
-            number = self._jobs.get()
-            if isinstance(number, tuple):
-                self._tokenise(*number)
-                continue
+            number, take = self._jobs.get()
             job = self._open.get(number)
             if isinstance(job, bytes):  # else its caller has left
-                self._accept(number, job)
+                take(number, job)
 
     def _accept(self, number: int, job: bytes) -> None:
         try:
@@ -153,8 +151,10 @@ class Server(ABC):
                 what = f"the answer takes {len(answer)} bytes, over the limit of {MAX_PAYLOAD}"
                 raise Refusal(Failure(FailureCode.BAD_REQUEST, f"{what}: send it in parts"))
         except Refusal as refusal:
+            self._open.pop(number, None)
             self._outbox.send(Kind.FAILED, number, encode_failure(refusal.failure))
             return
+        self._open.pop(number, None)
         self._outbox.send(Kind.TOKENISED, number, answer)
 
     def _cancel(self, number: int) -> None:
