@@ -93,11 +93,15 @@ def test_a_grammar_draws_what_would_be_drawn_without_where_that_fits(qwen2: Path
         assert 20 < ascii_ones < 60  # and some had to be drawn again
 
 
+@pytest.mark.parametrize("kind", [2, 3], ids=["unknown", "control"])
 async def test_a_token_without_a_text_does_not_stand_for_the_text_of_its_name(
-    qwen2: Path, open_worker: OpenWorker
+    qwen2: Path, tmp_path: Path, open_worker: OpenWorker, kind: int
 ) -> None:
     """llama.cpp's grammar takes a control token for its name, which an answer does not show."""
-    async with open_worker(plan(qwen2)) as worker:
+    path = tmp_path / "kind.gguf"
+    before, types, after = qwen2.read_bytes().partition(3 * b"\x03\0\0\0")
+    path.write_bytes(before + types[:4] + bytes([kind]) + types[5:] + after)
+    async with open_worker(plan(path)) as worker:
         value = "a<|im_start|>b"
         likely = Sampling(0, logit_bias=((510, 99.0),))
         text, _ = await ask(worker, replace(job({"const": value}), sampling=likely))

@@ -155,13 +155,15 @@ class Loaded:
         return ctypes.string_at(C.llama_get_logits_ith(self.context, row), self.n_vocab * 4)
 
     def textless(self) -> frozenset[int]:
-        """The control tokens that end no answer; found out at the first call."""
+        """The control tokens that end no answer, and the one for what is unknown; found out at
+        the first call."""
         if self._textless is None:
-            control, end = C.llama_vocab_is_control, C.llama_vocab_is_eog
+            kind, end = C.llama_vocab_get_attr, C.llama_vocab_is_eog
+            named = C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN
             self._textless = frozenset(
                 token
                 for token in range(self.n_vocab)
-                if control(self.vocabulary, token) and not end(self.vocabulary, token)
+                if kind(self.vocabulary, token) & named and not end(self.vocabulary, token)
             )
         return self._textless
 
