@@ -110,6 +110,7 @@ def test_probabilities_survive(told: tuple[TokenLogprob, ...]) -> None:
     [
         b"", b"{", b"3", b"[3]", b"[[1, 2, 3]]", b'[["a", "b", []]]', rb'[["\u0100", 1, []]]',
         b"[" * 100_000, b'[["a", 1, [["b"]]]]', b'[["a", 1, 7]]',
+        b'[["a", 1%s, []]]' % (b"0" * 400),
     ],
 )  # fmt: skip
 def test_broken_probabilities_are_refused(payload: bytes) -> None:

@@ -425,7 +425,7 @@ def decode_logprobs(payload: bytes) -> tuple[TokenLogprob, ...]:
             )
             for token, logprob, top in json.loads(payload)
         )
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise FrameError(f"LOGPROBS cannot be read: {error}") from None
 
 
