@@ -245,6 +245,26 @@ async def test_two_models_that_ask_for_the_same_memory_do_not_both_get_it(
         assert len(pids(llama)) == 1
 
 
+async def test_a_model_that_is_asked_about_a_text_stays_until_it_has_answered(
+    tmp_path: Path, qwen2: Path
+) -> None:
+    async with executor(tmp_path, copies(qwen2, tmp_path, "ab"), memory_for(qwen2, 1.5)) as llama:
+        await ask(llama, "a")
+        card = (await llama.models())[0]
+        answers = []
+
+        async def count() -> None:
+            answers.append(await llama.tokenize(card, "x " * 1_000_000, special=False))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ModelLoading, match="does not fit beside"):
+                await ask(llama, "b")
+        assert len(answers[0].ids) > 1_000_000
+        await ask(llama, "b")
+
+
 async def test_no_model_leaves_where_that_would_not_make_enough_room(
     tmp_path: Path, qwen2: Path, smollm2: Path
 ) -> None:

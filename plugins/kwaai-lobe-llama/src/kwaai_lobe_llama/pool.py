@@ -199,7 +199,7 @@ class Pool:
     def _idle(self, place: _Place) -> list[_Place]:
         """Who can leave for a place: not the other mode of its own model, see below."""
         others = [o for o in self._places if o.card.digest != place.card.digest]
-        idle = [o for o in others if o.worker and not o.worker.requests and not o.users]
+        idle = [o for o in others if o.worker and not o.worker.busy and not o.users]
         return sorted(idle, key=lambda other: other.used)
 
     def _no_room(self, place: _Place, needed: int, taken: int) -> KwaaiError:

@@ -114,6 +114,11 @@ class Worker:
         """How many requests it has, waiting ones included."""
         return len(self._requests)
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self._requests or self._questions)
+
     async def run(self) -> None:
         """Start the process and serve its frames until it ends or this is cancelled."""
         try:

@@ -30,6 +30,9 @@ class Questions:
     def __contains__(self, number: int) -> bool:
         return number in self._asked
 
+    def __len__(self) -> int:
+        return len(self._asked)
+
     async def wait(self, number: int, param: str) -> Mapping[str, Any]:
         """The answer to the question that is sent under this number; ``param`` is the field of a
         request that it is about.
