@@ -392,12 +392,17 @@ def test_what_is_costly_to_look_at_is_looked_at_once() -> None:
 
 
 KEYWORDS = [
-    "$defs", "$ref", "a", "additionalProperties", "allOf", "anyOf", "const", "enum", "format",
-    "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "oneOf",
-    "prefixItems", "properties", "required", "type",
+    "$defs", "$ref", "a", "additionalProperties", "allOf", "anyOf", "const", "enum",
+    "exclusiveMaximum", "exclusiveMinimum", "format", "items", "maxItems", "maxLength", "maximum",
+    "minItems", "minLength", "minimum", "oneOf", "prefixItems", "properties", "required", "type",
 ]  # fmt: skip
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from([10**400, 10**15 - 1, float("inf")])
+    | st.text(max_size=5),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
