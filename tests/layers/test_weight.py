@@ -46,8 +46,13 @@ def test_prose_and_blank_lines_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("package", [CORE, *LOBES], ids=lambda package: package.name)
-def test_importing_is_light(package: Path) -> None:
-    program = f"import sys, {package.name}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+def test_importing_is_light_and_so_are_commands(package: Path) -> None:
+    """Whoever asks for help waits for the commands of every lobe."""
+    program = (
+        f"import sys, click, {package.name} as package\n"
+        "getattr(package, 'add_commands', lambda cli: None)(click.Group())\n"
+        f"print(*sorted({HEAVY!r} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={"PYTHONPATH": f"{CORE.parent}:{package.parent}"},

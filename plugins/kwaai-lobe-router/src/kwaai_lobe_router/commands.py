@@ -10,7 +10,7 @@ import click
 
 from kwaai_core.config import load_config
 from kwaai_core.local import answered, node_client
-from kwaai_lobe_router.routes import MOST_PROMPT, PROMPT
+from kwaai_lobe_router.settings import MOST_PROMPT, PROMPT
 
 _PATIENCE = 60.0
 _JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")

@@ -9,12 +9,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from kwaai_core import Host, RequestError
+from kwaai_lobe_router.settings import MOST_PROMPT, PROMPT
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-PROMPT, MOST_PROMPT = 32, 1 << 20
-"""For how long a prompt the time to the first token is told, where nobody says, and at most."""
 
 
 def routes(host: Host) -> list[Route]:

@@ -8,6 +8,9 @@ from itertools import pairwise
 
 from kwaai_core import Span
 
+PROMPT, MOST_PROMPT = 32, 1 << 20
+"""For how long a prompt the time to the first token is told, where nobody says, and at most."""
+
 _RANGE = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?")
 
 
