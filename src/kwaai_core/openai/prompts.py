@@ -79,16 +79,22 @@ def messages_up_to(limit: int) -> Described[tuple[Message, ...]]:
 
 def read_messages(limit: int, value: object, at: str) -> tuple[Message, ...]:
     """A conversation of at most so many messages."""
-    messages = array(value, at)
-    if not messages:
+    messages = turns(limit, value, at)
+    return tuple(_message(message, f"{at}[{i}]") for i, message in enumerate(messages))
+
+
+def turns(limit: int, value: object, at: str) -> list[object]:
+    """An array of at least one and at most so many turns of a conversation."""
+    found = array(value, at)
+    if not found:
         raise RequestError(f"{at} must not be empty", param=at)
-    if len(messages) > limit:
+    if len(found) > limit:
         raise RequestTooLarge(
-            f"there are {len(messages)} {at}, over this node's limit of {limit} "
+            f"there are {len(found)} turns in {at}, over this node's limit of {limit} "
             "([server] max_messages in kwaai.toml)",
             param=at,
         )
-    return tuple(_message(message, f"{at}[{i}]") for i, message in enumerate(messages))
+    return found
 
 
 def _message(value: object, at: str) -> Message:

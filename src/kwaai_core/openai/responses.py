@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn, get_args
 
-from kwaai_core.errors import RequestError, RequestTooLarge, UnsupportedParameter
+from kwaai_core.errors import RequestError, UnsupportedParameter
 from kwaai_core.openai.described import NEUTRAL, Described, Schema, described
 from kwaai_core.openai.fields import Fields, array, filled, flag, integer, text
 from kwaai_core.openai.formats import read_text_format
+from kwaai_core.openai.prompts import turns
 from kwaai_core.openai.requests import MAX_LOGPROBS, Call, read_intent
 from kwaai_core.openai.sampling import read_max_tokens, read_sampling, read_stops
 from kwaai_core.openai.strict import brief, load_object
@@ -115,15 +116,7 @@ def read_input(limit: int, value: object, at: str) -> tuple[Message, ...]:
     """A text of the user's, or items in the order of the conversation."""
     if isinstance(value, str):
         return (Message("user", text(value, at)),)
-    items = array(value, at)
-    if not items:
-        raise RequestError(f"{at} must not be empty", param=at)
-    if len(items) > limit:
-        raise RequestTooLarge(
-            f"there are {len(items)} items of {at}, over this node's limit of {limit} "
-            "([server] max_messages in kwaai.toml)",
-            param=at,
-        )
+    items = turns(limit, value, at)
     return tuple(read_item(item, f"{at}[{i}]") for i, item in enumerate(items))
 
 
