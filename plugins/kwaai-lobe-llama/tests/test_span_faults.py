@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,6 +165,31 @@ def test_a_flood_of_small_frames_is_taken_in_portions() -> None:
         taken = first
         while taken < total:
             taken += len(link.receive())
+
+
+def test_frames_that_were_kept_go_out_in_order_with_the_next_that_is_sent() -> None:
+    kinds = [Kind.FENCED, Kind.OPENED, Kind.HEARTBEAT]
+    with linked() as (link, peer):
+        peer.setblocking(False)
+        for kind in kinds[:2]:
+            link.keep(Frame(kind, 7, 1))
+        with pytest.raises(BlockingIOError):
+            peer.recv(1)
+        link.send(Frame(kinds[2], 7, 1))
+        came = FrameReader(WIDTH, 128).feed(peer.recv(1 << 16))
+        assert [frame.kind for frame in came] == kinds
+
+
+def test_who_is_on_this_machine_is_known_by_the_address() -> None:
+    with linked() as (link, _):
+        assert link.near
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for source, near in (("127.0.0.1", True), ("127.0.0.2", False)):
+            ours = socket.create_connection(server.getsockname(), source_address=(source, 0))
+            with closing(
+                Link(1, "peer", ours, FrameReader(WIDTH, 128), hosting=True, now=0.0)
+            ) as a:
+                assert a.near is near
 
 
 def test_what_a_slow_reader_is_owed_is_not_copied_for_each_piece(

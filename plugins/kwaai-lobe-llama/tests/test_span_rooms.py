@@ -30,7 +30,7 @@ from kwaai_core.span.roles import LOCAL, SpanHost
 from kwaai_core.testing.models import TINY_QWEN2, write_random_model
 from kwaai_lobe_llama.executor import LlamaExecutor
 from kwaai_lobe_llama.plan import Plan
-from kwaai_lobe_llama.planning import Planned, make_span_plan
+from kwaai_lobe_llama.planning import Planned, default_threads, make_span_plan
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.slicing import slice_span
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan, UnitFile
@@ -90,6 +90,56 @@ async def served(host: SpanHost, name: str) -> AsyncIterator[Peer]:
         async with peer._stream:
             yield peer
             nursery.cancel_scope.cancel()
+
+
+def affinities(worker: SpanWorker) -> list[frozenset[int]]:
+    """The cores that each thread of a process may use."""
+    tasks = os.listdir(f"/proc/{worker.pid}/task")
+    return [frozenset(os.sched_getaffinity(int(task))) for task in tasks]
+
+
+def seconds_taken(worker: SpanWorker) -> float:
+    """The processor time of a process."""
+    fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(default_threads() == 1, reason="one core is there, and nothing to be bound to")
+async def test_threads_that_compute_have_a_core_each_and_no_other_thread_is_bound(
+    qwen2: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(qwen2, exact=False, threads=default_threads())
+    ours, theirs = socket.socketpair()
+    async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
+        await worker.hold(HoldPlan(plan, (unit(qwen2, REST, tmp_path),)))
+        peer = Peer(ours)
+        link = worker.link("peer", clear(theirs, server=True), hosting=True)
+        async with peer._stream, link:
+            await peer.send(OPEN)
+            assert (await peer.hear()).kind is Kind.OPENED
+            await peer.send(step())
+            assert (await peer.hear()).kind is Kind.RESULT
+            cores = frozenset(os.sched_getaffinity(0))
+            bound = [has for has in affinities(worker) if has != cores]
+            assert len(bound) == len(set(bound)) == plan.threads
+            assert affinities(worker).count(cores) >= 3  # frames, heartbeats, turns
+
+
+async def test_one_that_leaves_and_makes_no_answers_is_idle(qwen2: Path, tmp_path: Path) -> None:
+    plan = plan_for(qwen2, exact=False)
+    ours, theirs = socket.socketpair()
+    async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
+        await worker.hold(HoldPlan(plan, (unit(qwen2, REST, tmp_path),)))
+        peer = Peer(ours)
+        link = worker.link("peer", clear(theirs, server=True), hosting=True)
+        async with peer._stream, link:
+            await peer.send(OPEN)
+            assert (await peer.hear()).kind is Kind.OPENED
+            worker.drain()
+            assert (await peer.hear()).kind is Kind.DRAIN
+            before = seconds_taken(worker)
+            await trio.sleep(1)
+            assert seconds_taken(worker) - before < 0.5
 
 
 async def test_units_take_the_place_of_those_before_and_end_their_sessions(

@@ -16,6 +16,7 @@ class World:
     def __init__(self, share: float, cores: int = 1) -> None:
         self.now = 100.0
         self.share = share
+        self.ran = 1.0
         self.taken: float | None = 0.0
         self.waiting = Waiting(lambda: self.taken, cores, clock=lambda: self.now)
 
@@ -24,7 +25,7 @@ class World:
         self.now += wait
         if self.taken is not None:
             self.taken += wait * self.share
-        self.waiting.waited(wait)
+        self.waiting.waited(wait, wait * self.ran)
         self.now += work
         self.waiting.worked()
         return self.waiting.asleep(SLEEP)
@@ -59,6 +60,14 @@ def test_who_gets_company_goes_to_sleep() -> None:
     assert world.steps(100) == 0
     world.share = 1.0
     assert world.steps(100) == SLEEP
+
+
+def test_who_is_awake_on_a_core_that_another_wants_goes_to_sleep() -> None:
+    """Others then take less than they would, and a core seems to be left over."""
+    world = World(share=0.0)
+    assert world.steps(100) == 0
+    world.ran, world.share = 0.5, 0.4
+    assert world.steps(51) == SLEEP
 
 
 def test_a_pause_says_nothing_of_the_steps_after_it() -> None:

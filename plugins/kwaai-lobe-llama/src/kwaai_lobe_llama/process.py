@@ -151,15 +151,17 @@ class Worker:
         # -P: a queue.py where the node was started is none of Python's
         words, more = self._arguments()
         command = [sys.executable, "-P", "-m", module, str(fd), *words]
-        environment = {"GOMP_SPINCOUNT": str(self._spin)} | os.environ
         return await trio.lowlevel.open_process(
             command,
             pass_fds=[fd, *more],
-            env=environment,
+            env=self._environment() | os.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )
+
+    def _environment(self) -> dict[str, str]:
+        return {"GOMP_SPINCOUNT": str(self._spin)}
 
     def _arguments(self) -> tuple[list[str], list[int]]:
         """What the process is told, and the descriptors that it inherits besides."""

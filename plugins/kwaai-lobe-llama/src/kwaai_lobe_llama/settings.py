@@ -34,7 +34,7 @@ class LlamaSettings:
     load: str = ""
     slices: int = 16 << 30
     journal: int = 0
-    spin: int = 10_000
+    spin: int = 3_000
 
     def __post_init__(self) -> None:
         for key, (low, high) in _LIMITS.items():

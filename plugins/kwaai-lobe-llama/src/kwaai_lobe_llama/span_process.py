@@ -28,6 +28,7 @@ from kwaai_core.errors import cause_of
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.roles import SpanLoad
 from kwaai_lobe_llama.frames import Kind
+from kwaai_lobe_llama.planning import default_threads
 from kwaai_lobe_llama.process import Request, Worker
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
 
@@ -83,6 +84,14 @@ class SpanWorker(Worker):
     def _arguments(self) -> tuple[list[str], list[int]]:
         sockets = self._other_hand.fileno()
         return [self._span_plan.to_json(), str(sockets)], [sockets]
+
+    def _environment(self) -> dict[str, str]:
+        environment = super()._environment()
+        if not self.plan.gpu_layers and self.plan.threads == default_threads():
+            # workers compute in turn, so that nobody else is on those cores meanwhile; unbound, two
+            # threads of a call are now and then put on the same one, which costs a call some ms
+            environment |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
+        return environment
 
     # -- what it runs
 

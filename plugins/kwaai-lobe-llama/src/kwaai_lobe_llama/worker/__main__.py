@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 
+import kwaai_lobe_llama.worker.cores  # noqa: F401  before OpenMP is loaded
 from kwaai_lobe_llama.plan import Plan
 
 

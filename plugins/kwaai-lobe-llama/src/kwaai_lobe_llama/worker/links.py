@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 
 from kwaai_core import FrameError
 from kwaai_core.span.frames import Frame, FrameReader, encode
@@ -28,8 +29,8 @@ class LinkLost(Exception):
 
 class Link:
     """One socket, which it closes with :meth:`close`. ``hosting``: the peer owns the sessions;
-    else it replays up to ``replay_rows`` lone rows in one call. ``watched``: whoever selects waits
-    for it to become writable.
+    else it replays up to ``replay_rows`` lone rows in one call. ``near``: it is on this machine.
+    ``watched``: whoever selects waits for it to become writable.
 
     :meth:`send` may be called from any thread, the rest from one; a TLS connection must not be
     read and written at once, so all of it is under one lock, and nothing under it waits.
@@ -56,8 +57,10 @@ class Link:
         self._lock = threading.Lock()
         self._unsent = bytearray()
         self._broken = ""
+        self.near = True
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.near = _address(connection.getpeername) == _address(connection.getsockname)
         connection.setblocking(False)
 
     def fileno(self) -> int:
@@ -76,20 +79,22 @@ class Link:
     def send(self, frame: Frame) -> None:
         """Send a frame, or keep it until the socket takes it. What fails is told by the next
         :meth:`receive`."""
+        self.keep(frame)
+        self.flush()
+
+    def keep(self, frame: Frame) -> None:
+        """Send a frame with the next :meth:`flush`, or with the next frame that is sent."""
         data = encode(frame)
         with self._lock:
-            if self._broken:
-                return
-            if not self._unsent:
-                data = data[self._write(data) :]
-            self._unsent += data
+            if not self._broken:
+                self._unsent += data
             if len(self._unsent) > MOST_UNSENT:
                 self._broken = "it does not read what it is sent"
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
         with self._lock:
-            while self._unsent:
+            while self._unsent and not self._broken:
                 piece = bytes(self._unsent[:_RECORDS])  # copying all of it each time would stall
                 sent = self._write(piece)
                 del self._unsent[:sent]
@@ -135,3 +140,11 @@ class Link:
         with self._lock:
             self._broken = self._broken or "it was closed"
             self._socket.close()
+
+
+def _address(name: Callable[[], tuple[object, ...]]) -> object:
+    """The address without its port; nothing where the other end has gone already."""
+    try:
+        return name()[0]
+    except OSError:
+        return None

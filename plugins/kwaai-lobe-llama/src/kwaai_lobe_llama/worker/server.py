@@ -33,6 +33,7 @@ from kwaai_lobe_llama.frames import (
     encode_logprobs,
     encode_text,
 )
+from kwaai_lobe_llama.worker.cores import start_thread
 from kwaai_lobe_llama.worker.forms import Refusal
 from kwaai_lobe_llama.worker.intake import Intake
 from kwaai_lobe_llama.worker.loaded import Loaded
@@ -92,7 +93,7 @@ class Server(ABC):
         self._outbox.flush()
 
     def _start(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=self._finish_with, args=(work,), daemon=True).start()
+        start_thread(lambda: self._finish_with(work))
 
     def _finish_with(self, work: Callable[[], None]) -> None:
         status = 1

@@ -10,7 +10,6 @@ one for each handshake.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from kwaai_core.span.roles import LOCAL
 from kwaai_core.span.watch import HEARTBEAT_SECONDS
 from kwaai_lobe_llama.frames import Finish, Kind
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
+from kwaai_lobe_llama.worker.cores import CORES
 from kwaai_lobe_llama.worker.embedding import Embedding
 from kwaai_lobe_llama.worker.exact import NotExact
 from kwaai_lobe_llama.worker.fingerprint import describe, fingerprint
@@ -60,8 +60,7 @@ class SpanServer(Server):
         self._last_load = b""
         self._idle = False
         self._told, self._told_room = 0.0, (False, 0, 0, 0)
-        cores = os.sched_getaffinity(0)
-        self._waiting = Waiting(others(cores), len(cores))
+        self._waiting = Waiting(others(CORES), len(CORES))
         self._wires = Wires(self._outbox, self._waiting, self._linked, self._gone)
         self._turns = Turns(None)
         self._head: HeadEngine | None = None
@@ -72,7 +71,7 @@ class SpanServer(Server):
         self._plan = plan
         self._budget = Budget(plan.journal)
         if not plan.plan.gpu_layers:
-            self._turns = Turns(lock_of(os.sched_getaffinity(0), plan.plan.threads))
+            self._turns = Turns(lock_of(CORES, plan.plan.threads))
         self._hosting = Hosting(plan.plan, self._send, per_peer=plan.per_peer)
         self._hosting.attach(LOCAL, "")
         self._start(self._take_frames)
@@ -151,8 +150,12 @@ class SpanServer(Server):
                 self._heading.step()
             if any(step.rows > 1 for _, step in self._hosting.host.ready()):
                 self.flush()  # text does not wait for the chunk of a prompt
+                self._wires.flush()
             self._hosting.step()  # the next tokens' too, so that sessions come together
             self._pass_on()
+            if len(self._hosting.host.sessions) > 1:
+                self._wires.flush()  # before the turn of who may wait with other sessions' steps
+        self._wires.flush()
         self._hosting.since = 0.0
         self.flush()  # while others compute: the node needs a core for it
 
@@ -193,10 +196,11 @@ class SpanServer(Server):
         if link != LOCAL:
             found = self._wires.links.get(link) if isinstance(link, int) else None
             if found is not None:
-                found.send(frame)
+                # who is near cannot compute yet, and would only take the core from this one
+                (found.keep if found.near and self._turns.held else found.send)(frame)
         elif frame.kind in _FROM_OWNER:
             self._hosting.receive(LOCAL, frame, time.monotonic())
-        else:
+        elif self._heading is not None:
             self._own.append(frame)
 
     def _tick(self) -> None:

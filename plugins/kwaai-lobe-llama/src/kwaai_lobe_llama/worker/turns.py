@@ -24,6 +24,8 @@ from typing import Self
 
 from platformdirs import user_runtime_path
 
+from kwaai_lobe_llama.worker.cores import start_thread
+
 PATIENCE_SECONDS = 5.0
 """How long to wait for one who computes, at the most."""
 
@@ -70,7 +72,12 @@ class Turns:
         self._wanted = self._asking = self._late = False
         self.waited = False
         if lock is not None:
-            threading.Thread(target=self._wait_for, args=(lock,), daemon=True).start()
+            start_thread(lambda: self._wait_for(lock))
+
+    @property
+    def held(self) -> bool:
+        """Whether others cannot compute now."""
+        return self._mine.is_set()
 
     def __enter__(self) -> Self:
         self.waited = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 import selectors
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from kwaai_core.span.frames import Frame, FrameReader
 from kwaai_core.span.secure import secure
 from kwaai_lobe_llama.frames import Kind
 from kwaai_lobe_llama.span_plan import LinkPlan
+from kwaai_lobe_llama.worker.cores import start_thread
 from kwaai_lobe_llama.worker.links import Link
 from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.waiting import Waiting
@@ -74,18 +74,27 @@ class Wires:
                 yield key.data
 
     def _wait(self, seconds: float) -> list[tuple[selectors.SelectorKey, int]]:
-        began = now = time.monotonic()
+        began, ran, slept = time.monotonic(), time.thread_time(), 0.0
+        now = began
         events: list[tuple[selectors.SelectorKey, int]] = []
         while not events and now - began < seconds:
-            events = self._selector.select(self._waiting.asleep(seconds))
+            asleep = self._waiting.asleep(seconds)
+            slept += asleep
+            events = self._selector.select(asleep)
             now = time.monotonic()
-        self._waiting.waited(now - began)
+        self._waiting.waited(now - began, None if slept else time.thread_time() - ran)
         return events
 
     def _run_errands(self) -> None:
         self._bell.recv(4096)
         while not self._errands.empty():
             self._errands.get()()
+
+    def flush(self) -> None:
+        """Send what was kept for the links."""
+        for link in self.links.values():
+            if link.blocked:
+                link.flush()
 
     # -- links
 
@@ -94,9 +103,7 @@ class Wires:
     ) -> None:
         """Make a link over a socket, which is closed in any case."""
         self._wanted.add(number)
-        threading.Thread(
-            target=self._handshake, args=(number, plan, connection, reader), daemon=True
-        ).start()
+        start_thread(lambda: self._handshake(number, plan, connection, reader))
 
     def _handshake(
         self, number: int, plan: LinkPlan, connection: socket.socket, reader: FrameReader
