@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kwaai_core import ModelFileError
@@ -50,7 +49,8 @@ class Embedding:
         if table is None or len(table.shape) != 2:
             raise ModelFileError(f"{path} has no table of token embeddings ({_TABLE})")
         self.width, self.tokens = table.shape
-        self._scale = embedding_scale(file)
+        scale = embedding_scale(file)
+        self._finished = bytes if scale == 1.0 else _times(scale)
         self._row = table.nbytes // self.tokens
         with open_model(file.path) as opened:
             # a private mapping, since ctypes takes the address of nothing that is read-only
@@ -78,8 +78,12 @@ class Embedding:
             else:
                 self._to_float(self._base + token * self._row, at, self.width)
             at += size
-        return bytes(out) if self._scale == 1.0 else self._scaled(list(out))
+        return self._finished(out)
 
-    def _scaled(self, values: list[float]) -> bytes:
-        # the product of two float32 is exact in float64, so this rounds once, as float32 would
-        return struct.pack(f"<{len(values)}f", *[value * self._scale for value in values])
+
+def _times(scale: float) -> Callable[[ctypes.Array[ctypes.c_float]], bytes]:
+    """Multiplies values, as float32."""
+    import numpy as np  # which not every model needs
+
+    factor = np.float32(scale)
+    return lambda values: (np.frombuffer(memoryview(values), np.float32) * factor).tobytes()
