@@ -15,6 +15,7 @@ from kwaai_core.span.frames import PROTOCOL
 from kwaai_core.span.roles import LOCAL as LOCAL_LINK
 from kwaai_core.span.roles import SpanExecutor, SpanHead
 from kwaai_lobe_router.agreeing import MAX_FRAME, STEP_SECONDS, Told, Wanted, agreed, carried
+from kwaai_lobe_router.newest import Newest
 from kwaai_lobe_router.swarm import LOCAL
 
 log = logging.getLogger(__name__)
@@ -53,11 +54,13 @@ class Gateway:
         self._transport = transport
         self._wanted = wanted
         self._links: dict[str, _Linking] = {}
-        self._names = {LOCAL_LINK: LOCAL}
+        self._names = Newest[int, str]()
         self._delays: dict[str, tuple[float, float]] = {}
 
     def peer_of(self, link: object) -> str:
         """Whose link it is, or was."""
+        if link == LOCAL_LINK:
+            return LOCAL
         return self._names.get(link, "nobody") if isinstance(link, int) else "nobody"
 
     def gone(self, link: object) -> bool:

@@ -11,6 +11,7 @@ from kwaai_core import KwaaiError, ModelCard, Transport
 from kwaai_core.span.roles import SpanFacts, SpanHost, SpanLoad
 from kwaai_lobe_router.facts import MAX_CLAIMS, Batch, FastFacts, SlowFacts
 from kwaai_lobe_router.fields import MAX_NS
+from kwaai_lobe_router.newest import Newest
 
 FRESH_SECONDS = 15.0
 PING_SECONDS = 2.0
@@ -22,7 +23,7 @@ class RoundTrips:
     def __init__(self, transport: Transport, nursery: trio.Nursery) -> None:
         self._transport = transport
         self._nursery = nursery
-        self._known: dict[str, tuple[int, float]] = {}
+        self._known = Newest[str, tuple[int, float]]()
 
     def all(self) -> dict[str, int]:
         """What is known, as it is told to others: the newest of them."""

@@ -11,6 +11,7 @@ import trio
 
 from kwaai_core import KwaaiError, NotVerified, Transport
 from kwaai_lobe_router.facts import SlowFacts, provider_key, read_slow
+from kwaai_lobe_router.newest import Newest
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Records:
         self._looking: dict[str, trio.Event] = {}
         self._transport = transport
         self._digest = digest
-        self._looked: dict[str, _Looked] = {}
+        self._looked = Newest[str, _Looked]()
         self._limit = trio.CapacityLimiter(_AT_ONCE)
 
     async def of(self, peer: str, *, again: bool = False) -> SlowFacts | None:
