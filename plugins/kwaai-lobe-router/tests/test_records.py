@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -25,6 +27,11 @@ def holding(lo: int, hi: int) -> SlowFacts:
     return replace(FACTS, units=(Span(lo, hi),))
 
 
+def blocks(facts: SlowFacts) -> tuple[int, int]:
+    (unit,) = facts.units
+    return unit.lo, unit.hi
+
+
 def test_the_scarcest_blocks_are_asked_for_first() -> None:
     slow = {f"many {n}": holding(0, 6) for n in range(100)}
     slow |= {"rare": holding(6, 9), "rarest": holding(9, 12)}
@@ -38,6 +45,20 @@ def test_not_all_nodes_ask_the_same() -> None:
     slow = {f"many {n}": holding(0, 12) for n in range(100)}
     assert worth_asking(slow, [], 8, "me") != worth_asking(slow, [], 8, "you")
     assert worth_asking(slow, [], 8, "me") == worth_asking(slow, [], 8, "me")
+
+
+def test_each_that_is_asked_has_what_was_scarcest_before_it() -> None:
+    draw = Random(7)
+    slow = {
+        f"peer {n}": holding(lo := draw.randrange(12), draw.randint(lo + 1, 12)) for n in range(60)
+    }
+    held = Counter[int]()
+    left = dict(slow)
+    for peer in worth_asking(slow, [], 40, "me"):
+        scarce = {p: min(held[block] for block in range(*blocks(left[p]))) for p in left}
+        assert scarce[peer] == min(scarce.values())
+        held.update(range(*blocks(left.pop(peer))))
+    assert len(left) == 20
 
 
 async def test_a_host_that_is_not_connected_is_found_by_its_record(

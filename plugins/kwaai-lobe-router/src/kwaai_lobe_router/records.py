@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
 import trio
 
-from kwaai_core import KwaaiError, NotVerified, Transport
+from kwaai_core import KwaaiError, NotVerified, Span, Transport
 from kwaai_lobe_router.facts import SlowFacts, provider_key, read_slow
 from kwaai_lobe_router.newest import Newest
 
@@ -115,25 +116,42 @@ def worth_asking(
 ) -> list[str]:
     """At most so many peers, by what they have signed, so that each block has as many as can be;
     those who are ``known`` anyway count. Among equals a hash decides, another for each node."""
-    counts: dict[int, int] = {}
+    held = {peer: tuple(_merged(facts.units)) for peer, facts in slow.items()}
+    counts = [0] * max((hi for spans in held.values() for _, hi in spans), default=0)
 
     def take(peer: str) -> None:
-        for unit in slow[peer].units:
-            for block in range(unit.lo, unit.hi):
-                counts[block] = counts.get(block, 0) + 1
+        for lo, hi in held[peer]:
+            counts[lo:hi] = [count + 1 for count in counts[lo:hi]]
+
+    def scarcest(peer: str) -> int:
+        return min(min(counts[lo:hi]) for lo, hi in held[peer])
 
     for peer in known:
         if peer in slow:
             take(peer)
     left = sorted(slow.keys() - set(known), key=lambda p: sha256(f"{salt}\0{p}".encode()).digest())
+    heap = [(scarcest(peer), order, peer) for order, peer in enumerate(left)]
+    heapq.heapify(heap)
     chosen = list[str]()
-    while left and len(chosen) < most:
-        peer = min(left, key=lambda p: _scarcest(slow[p], counts))
-        left.remove(peer)
+    while heap and len(chosen) < most:
+        thought, order, peer = heap[0]
+        count = scarcest(peer)
+        if count > thought:  # counts only grow, so whoever comes first when looked at is the first
+            heapq.heapreplace(heap, (count, order, peer))
+            continue
+        heapq.heappop(heap)
         chosen.append(peer)
         take(peer)
     return chosen
 
 
-def _scarcest(facts: SlowFacts, counts: Mapping[int, int]) -> int:
-    return min(counts.get(block, 0) for unit in facts.units for block in range(unit.lo, unit.hi))
+def _merged(units: Iterable[Span]) -> Iterator[tuple[int, int]]:
+    """As few ranges of blocks as units in ascending order can be said in."""
+    begin = end = 0
+    for unit in units:
+        if unit.lo != end:
+            if begin < end:
+                yield begin, end
+            begin = unit.lo
+        end = unit.hi
+    yield begin, end
