@@ -21,7 +21,7 @@ AWAKE_SECONDS = 0.05
 LEFT_OVER = 0.6
 """The share of a core that must have been left over."""
 
-TO_ITSELF = 0.85
+TO_ITSELF = 0.7
 """The share of the time awake that one must have had a core."""
 
 _WINDOW = 0.5
