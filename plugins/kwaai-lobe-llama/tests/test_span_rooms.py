@@ -104,42 +104,41 @@ def seconds_taken(worker: SpanWorker) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@asynccontextmanager
+async def with_a_session(plan: Plan, folder: Path) -> AsyncIterator[tuple[SpanWorker, Peer]]:
+    """A worker of some blocks that makes no answers, and the peer that has a session there."""
+    ours, theirs = socket.socketpair()
+    async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
+        await worker.hold(HoldPlan(plan, (unit(Path(plan.path), REST, folder),)))
+        peer = Peer(ours)
+        link = worker.link("peer", clear(theirs, server=True), hosting=True)
+        async with peer._stream, link:
+            await peer.send(OPEN)
+            assert (await peer.hear()).kind is Kind.OPENED
+            yield worker, peer
+
+
 @pytest.mark.skipif(default_threads() == 1, reason="one core is there, and nothing to be bound to")
 async def test_threads_that_compute_have_a_core_each_and_no_other_thread_is_bound(
     qwen2: Path, tmp_path: Path
 ) -> None:
     plan = plan_for(qwen2, exact=False, threads=default_threads())
-    ours, theirs = socket.socketpair()
-    async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
-        await worker.hold(HoldPlan(plan, (unit(qwen2, REST, tmp_path),)))
-        peer = Peer(ours)
-        link = worker.link("peer", clear(theirs, server=True), hosting=True)
-        async with peer._stream, link:
-            await peer.send(OPEN)
-            assert (await peer.hear()).kind is Kind.OPENED
-            await peer.send(step())
-            assert (await peer.hear()).kind is Kind.RESULT
-            cores = frozenset(os.sched_getaffinity(0))
-            bound = [has for has in affinities(worker) if has != cores]
-            assert len(bound) == len(set(bound)) == plan.threads
-            assert affinities(worker).count(cores) >= 3  # frames, heartbeats, turns
+    async with with_a_session(plan, tmp_path) as (worker, peer):
+        await peer.send(step())
+        assert (await peer.hear()).kind is Kind.RESULT
+        cores = frozenset(os.sched_getaffinity(0))
+        bound = [has for has in affinities(worker) if has != cores]
+        assert len(bound) == len(set(bound)) == plan.threads
+        assert affinities(worker).count(cores) >= 3  # frames, heartbeats, turns
 
 
 async def test_one_that_leaves_and_makes_no_answers_is_idle(qwen2: Path, tmp_path: Path) -> None:
-    plan = plan_for(qwen2, exact=False)
-    ours, theirs = socket.socketpair()
-    async with opened_worker(SpanPlan(plan, WIDTH, plan.streams, 1 << 20)) as worker:
-        await worker.hold(HoldPlan(plan, (unit(qwen2, REST, tmp_path),)))
-        peer = Peer(ours)
-        link = worker.link("peer", clear(theirs, server=True), hosting=True)
-        async with peer._stream, link:
-            await peer.send(OPEN)
-            assert (await peer.hear()).kind is Kind.OPENED
-            worker.drain()
-            assert (await peer.hear()).kind is Kind.DRAIN
-            before = seconds_taken(worker)
-            await trio.sleep(1)
-            assert seconds_taken(worker) - before < 0.5
+    async with with_a_session(plan_for(qwen2, exact=False), tmp_path) as (worker, peer):
+        worker.drain()
+        assert (await peer.hear()).kind is Kind.DRAIN
+        before = seconds_taken(worker)
+        await trio.sleep(1)
+        assert seconds_taken(worker) - before < 0.5
 
 
 async def test_units_take_the_place_of_those_before_and_end_their_sessions(
