@@ -66,8 +66,8 @@ def test_who_is_awake_on_a_core_that_another_wants_goes_to_sleep() -> None:
     """Others then take less than they would, and a core seems to be left over."""
     world = World(share=0.0)
     assert world.steps(100) == 0
-    world.ran, world.share = 0.5, 0.4
-    assert world.steps(51) == SLEEP
+    world.ran, world.share = 0.5, 0.2
+    assert SLEEP in [world.step() for _ in range(100)]
 
 
 def test_a_pause_says_nothing_of_the_steps_after_it() -> None:
