@@ -8,26 +8,32 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.models import ModelFile, model_file
-from kwaai_core.testing.models import Shape, write_random_model
+from kwaai_core.testing.models import CHAT_TEMPLATE, Shape, write_random_model
+from kwaai_core.testing.templates import TAGGED_TOOLS
 from tests.differential.allowed import ALLOWED
-from tests.differential.cases import CASES, Case, cases_for
+from tests.differential.cases import CASES, Case, Manner, cases_for
 from tests.differential.comparison import differences
 from tests.differential.report import Compared, Report, judged
 from tests.differential.servers import both
 
 SHAPE = Shape("qwen2", blocks=6, vocabulary=4096)
-MODELS = {"smollm2": True, "gemma3-270m": False, "random": True}
-"""Whether the file has a chat template."""
+MODELS: Mapping[str, Manner] = {
+    "smollm2": "talks",
+    "gemma3-270m": "continues",
+    "random": "talks",
+    "random-tools": "calls",
+}
 
 
 def _model(name: str, folder: Path) -> ModelFile:
-    if name != "random":
+    if not name.startswith("random"):
         return model_file(name)
-    path = write_random_model(folder / "random.gguf", SHAPE, name="random")
+    template = TAGGED_TOOLS if MODELS[name] == "calls" else CHAT_TEMPLATE
+    path = write_random_model(folder / f"{name}.gguf", SHAPE, name=name, template=template)
     return ModelFile(name, path, path)
 
 
@@ -35,7 +41,7 @@ def _compared(names: Sequence[str], cases: Sequence[Case], exact: bool) -> Itera
     with tempfile.TemporaryDirectory(prefix="kwaai-differential-") as folder:
         for name in names:
             with both(_model(name, Path(folder)), exact=exact) as (ours, theirs):
-                for case in cases_for(cases, template=MODELS[name]):
+                for case in cases_for(cases, MODELS[name]):
                     a, b = ours.ask(case), theirs.ask(case)
                     yield judged(name, case, a, differences(a, b), ALLOWED)
 

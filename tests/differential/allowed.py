@@ -151,7 +151,7 @@ _COUNTS = (
 _REFUSALS = (
     Allowed(
         "status of malformed requests", "llama-server takes some of them for a fault of its own",
-        "status", "", ("errors/*",), "400", "500",
+        "status", "", ("errors/*", "tools/no *", "tools/an object"), "400", "500",
     ),
     Allowed(
         "unknown models", "llama-server has one model, and answers for it under any name",
@@ -181,6 +181,10 @@ _REFUSALS = (
         "models without a template", "llama-server lays conversations out in a form that such a "
         "model may never have seen; a node says that there is none",
         "status", "", ("template/*",), "400", "200",
+    ),
+    Allowed(
+        "choices of no tools", "a node says that there is none to be called; llama-server answers",
+        "status", "", ("tools/a choice of none",), "400", "200",
     ),
     Allowed(
         "methods", "a path that is there, but not with this method, is a 405 to a node",

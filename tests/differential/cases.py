@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
+
+from kwaai_lobe_llama.worker.grammar.build import json_grammar
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 TOKENS = 16
@@ -18,17 +21,23 @@ class Case:
     category: str
     name: str
     path: str
-    body: Mapping[str, object] | bytes
+    body: Mapping[str, Any] | bytes
     method: str = "POST"
 
     def __str__(self) -> str:
         return f"{self.category}/{self.name}"
 
-    def content(self, model: str) -> bytes:
-        """What is sent."""
+    def content(self, model: str, *, grammar: bool = False) -> bytes:
+        """What is sent. ``grammar``: the form of the answer as the grammar that a node makes of it,
+        for llama-server, which otherwise lets an answer be fenced, and takes the fence away."""
         if isinstance(self.body, bytes):
             return self.body
-        return json.dumps({"model": model, **self.body}).encode()
+        body = {"model": model, **self.body}
+        if grammar and self.category == "form":
+            form = body.pop("response_format")
+            schema = form["json_schema"]["schema"] if "json_schema" in form else {"type": "object"}
+            body["grammar"] = json_grammar(json.dumps(schema), "schema")
+        return json.dumps(body).encode()
 
 
 def user(content: object) -> dict[str, object]:
@@ -311,6 +320,115 @@ _IGNORED = (
     chat("ignored", "no tools", "Good bye.", tools=[], tool_choice="none"),
 )  # fmt: skip
 
+
+def _schema(**schema: object) -> dict[str, object]:
+    """As a response_format."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def _object(**properties: object) -> dict[str, object]:
+    """All of them required, and no others."""
+    return _schema(
+        type="object", properties=properties, required=[*properties], additionalProperties=False
+    )
+
+
+_PLACES = {"type": "array", "items": {"enum": ["sea", "lake", "hill"]}, "minItems": 2,
+           "maxItems": 4}  # fmt: skip
+_FORM = (
+    chat("form", "any object", "Describe Rome as JSON.", response_format={"type": "json_object"},
+         max_tokens=60),
+    chat("form", "a text and a number", "Who is Ada, in JSON?",
+         response_format=_object(name={"type": "string"}, age={"type": "integer"}),
+         max_tokens=80),
+    chat("form", "a choice", "Is snow white?", max_tokens=40,
+         response_format=_object(answer={"enum": ["yes", "no", "perhaps"]})),
+    chat("form", "booleans and null", "Is coal black?", max_tokens=60,
+         response_format=_object(black={"type": "boolean"}, nothing={"type": "null"})),
+    chat("form", "an array of choices", "Where do fish live?", max_tokens=80,
+         response_format=_object(places=_PLACES)),
+    chat("form", "a bounded number", "How many days has a week?", max_tokens=40,
+         response_format=_object(days={"type": "integer", "minimum": 1, "maximum": 31})),
+    chat("form", "a bounded text", "The capital of Peru?", max_tokens=60,
+         response_format=_object(city={"type": "string", "minLength": 2, "maxLength": 12})),
+    chat("form", "objects within", "Where is the box?", max_tokens=120,
+         response_format=_object(at={"type": "object", "required": ["x", "y"], "properties": {
+             "x": {"type": "integer", "minimum": 0, "maximum": 9},
+             "y": {"type": "integer", "minimum": 0, "maximum": 9}}})),
+    chat("form", "a reference", "Two lamps, please.", max_tokens=120,
+         response_format=_schema(
+             type="object", required=["a", "b"],
+             properties={"a": {"$ref": "#/$defs/on"}, "b": {"$ref": "#/$defs/on"}},
+             **{"$defs": {"on": {"enum": ["on", "off"]}}})),
+    chat("form", "one of two", "A number or a word?", max_tokens=40,
+         response_format=_object(it={"anyOf": [{"const": "word"}, {"type": "boolean"}]})),
+    chat("form", "an optional property", "Are you well?", max_tokens=60,
+         response_format=_schema(
+             type="object", required=["well"],
+             properties={"well": {"type": "boolean"}, "why": {"enum": ["sun", "rain"]}})),
+    chat("form", "a date", "When did it happen?", max_tokens=60,
+         response_format=_object(day={"type": "string", "format": "date"})),
+    chat("form", "drawn", "Is grass green?", temperature=1.3, seed=3, max_tokens=40,
+         response_format=_object(answer={"enum": ["yes", "no", "perhaps"]})),
+    chat("form", "streamed", "Is milk white?", max_tokens=40, stream=True, stream_options=USAGE,
+         response_format=_object(answer={"enum": ["yes", "no", "perhaps"]})),
+    chat("form", "with penalties", "Is tar white?", max_tokens=60, repeat_penalty=1.3,
+         response_format=_object(places=_PLACES, white={"type": "boolean"})),
+    chat("form", "with logprobs", "Is the sea blue?", max_tokens=40, logprobs=True, top_logprobs=2,
+         response_format=_object(answer={"enum": ["yes", "no", "perhaps"]})),
+)  # fmt: skip
+
+
+def _function(name: str, description: str, **properties: object) -> dict[str, object]:
+    """A tool. Where one has no description, llama-server shows the model an empty one."""
+    parameters = {"type": "object", "properties": properties}
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _call(number: int, name: str, arguments: str) -> dict[str, object]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call{number:05}", "type": "function", "function": function}
+
+
+def _calls(*calls: Mapping[str, object], content: str | None = None) -> dict[str, object]:
+    return {"role": "assistant", "content": content, "tool_calls": [*calls]}
+
+
+def _result(number: int, content: object) -> dict[str, object]:
+    return {"role": "tool", "tool_call_id": f"call{number:05}", "content": content}
+
+
+_WEATHER = _function(
+    "get_weather", "The weather of a city, \"now\" or é later",
+    city={"type": "string"}, unit={"enum": ["C", "F"]},
+)  # fmt: skip
+_CLOCK = _function("get_time", "The time")
+_LIMA = _call(1, "get_weather", '{"city": "Lima", "unit": "C"}')
+_OSLO = _call(2, "get_weather", '{"unit":"F","city":"Osl\u00f8"}')
+
+_TOOLS = (
+    chat("tools", "one is shown", "The weather?", tools=[_WEATHER]),
+    chat("tools", "two are shown", "The weather?", tools=[_WEATHER, _CLOCK], tool_choice="auto"),
+    chat("tools", "beside a system message", [system("Be brief."), user("Now?")], tools=[_CLOCK]),
+    chat("tools", "streamed", "The time?", tools=[_CLOCK], stream=True, stream_options=USAGE),
+    chat("tools", "drawn", "The time?", tools=[_CLOCK], temperature=1.1, seed=4),
+    chat("tools", "after a call", [user("Lima?"), _calls(_LIMA), _result(1, "19 degrees")]),
+    chat("tools", "after two calls", [user("Lima and Oslo?"), _calls(_LIMA, _OSLO),
+         _result(1, "19"), _result(2, "40")], tools=[_WEATHER]),
+    chat("tools", "after words and a call", [user("Lima?"), _calls(_LIMA, content="Let me see."),
+         _result(1, [{"type": "text", "text": "19"}, {"type": "text", "text": "warm"}])]),
+    chat("tools", "after a call without arguments",
+         [user("Now?"), _calls(_call(1, "get_time", "{}")), _result(1, "noon")], tools=[_CLOCK]),
+    chat("tools", "no such choice", "Hi.", tools=[_WEATHER], tool_choice="perhaps"),
+    chat("tools", "a choice of none", "Hi.", tool_choice="required"),
+    chat("tools", "no name", "Hi.", tools=[{"type": "function", "function": {}}]),
+    chat("tools", "no function", "Hi.", tools=[{"type": "function"}]),
+    chat("tools", "an object", "Hi.", tools={"type": "function"}),
+)  # fmt: skip
+"""Asked of a model whose template has tools, alone. How tools and calls are shown to it; none is
+called, as llama-server lets a model write first what it likes, and one of random numbers does."""
+
 _ERRORS = (
     Case("errors", "no JSON", CHAT, b'{"messages": ['),
     Case("errors", "nothing", CHAT, b""),
@@ -357,13 +475,19 @@ _BARE = (chat("template", "a file without one", "What is the capital of Peru?"),
 
 CASES: tuple[Case, ...] = (
     *_CHAT, *_TEXT, *_STREAM, *_STOP, *_LIMIT, *_PENALTY, *_GREEDY, *_BIAS, *_LOGPROBS, *_CHOICES,
-    *_SEED, *_UNICODE, *_SPECIAL, *_EMPTY, *_LONG, *_IGNORED, *_ERRORS,
-    *_BARE,
+    *_SEED, *_UNICODE, *_SPECIAL, *_EMPTY, *_LONG, *_IGNORED, *_FORM, *_ERRORS,
+    *_BARE, *_TOOLS,
 )  # fmt: skip
 
 
-def cases_for(cases: Sequence[Case], *, template: bool) -> list[Case]:
-    """Those that a model with a chat template is asked, or one without."""
-    if template:
-        return [case for case in cases if case not in _BARE]
+Manner = Literal["talks", "calls", "continues"]
+"""What a model's file has: a chat template, one with tools, or none."""
+
+
+def cases_for(cases: Sequence[Case], manner: Manner) -> list[Case]:
+    """Those that a model is asked."""
+    if manner == "calls":
+        return [case for case in cases if case in _TOOLS]
+    if manner == "talks":
+        return [case for case in cases if case not in (*_BARE, *_TOOLS)]
     return [case for case in cases if case in _BARE or case.path == TEXT]

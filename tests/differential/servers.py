@@ -46,17 +46,17 @@ _EXACT = (
 class Server:
     """Something that answers at an address for one model."""
 
-    def __init__(self, address: tuple[str, int], model: str) -> None:
+    def __init__(self, address: tuple[str, int], model: str, *, grammar: bool = False) -> None:
         self.model = model
+        self._grammar = grammar  # see Case.content
         url = f"http://{address[0]}:{address[1]}"
         self._client = httpx.Client(base_url=url, timeout=ANSWER_S, trust_env=False)
 
     def ask(self, case: Case) -> Answer:
         """What it answers, once that is whole."""
         headers = {"content-type": "application/json"}
-        got = self._client.request(
-            case.method, case.path, content=case.content(self.model), headers=headers
-        )
+        content = case.content(self.model, grammar=self._grammar)
+        got = self._client.request(case.method, case.path, content=content, headers=headers)
         return read_answer(got.status_code, got.headers.get("content-type", ""), got.content)
 
     def close(self) -> None:
@@ -75,7 +75,7 @@ def both(model: ModelFile, *, exact: bool) -> Iterator[tuple[Server, Server]]:
         )
         numbers = _EXACT if exact else _FAST
         other = stack.enter_context(_llama_server(model.path, node.model, numbers))
-        ours, theirs = Server(node.address, node.model), Server(other, node.model)
+        ours, theirs = Server(node.address, node.model), Server(other, node.model, grammar=True)
         stack.callback(ours.close)
         stack.callback(theirs.close)
         yield ours, theirs

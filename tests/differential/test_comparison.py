@@ -299,10 +299,19 @@ def test_a_case_says_which_model_it_asks(case: Case) -> None:
     assert json.loads(case.content("m"))["model"] in ("m", "no such model")
 
 
-def test_models_without_a_template_are_asked_for_texts_and_for_one_chat() -> None:
-    bare = cases_for(CASES, template=False)
+def test_models_are_asked_by_what_their_template_has() -> None:
+    bare, tools = cases_for(CASES, "continues"), cases_for(CASES, "calls")
     assert [case.category for case in bare if case.path != TEXT] == ["template"]
-    assert len(cases_for(CASES, template=True)) == len(CASES) - 1
+    assert {case.category for case in tools} == {"tools"}
+    assert len(cases_for(CASES, "talks")) + 1 + len(tools) == len(CASES)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.category == "form"], ids=str)
+def test_llama_server_is_given_a_form_as_a_grammar(case: Case) -> None:
+    ours, theirs = json.loads(case.content("m")), json.loads(case.content("m", grammar=True))
+    assert "root ::=" in theirs.pop("grammar")
+    del ours["response_format"]
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("one", ALLOWED, ids=lambda one: f"{one.name}, {one.aspect} {one.where}")

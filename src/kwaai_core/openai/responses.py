@@ -25,8 +25,8 @@ _REASONING = "reasoning.encrypted_content"
 _MOST_PAIRS, _LONGEST_KEY, _LONGEST_VALUE = 16, 64, 512
 
 _IGNORED = (
-    "max_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-    "safety_identifier", "service_tier", "store", "user",
+    "max_tool_calls",  # of tools that are no functions
+    "prompt_cache_key", "safety_identifier", "service_tier", "store", "user",
 )  # fmt: skip
 
 _NEUTRAL: dict[str, tuple[object, ...]] = {
