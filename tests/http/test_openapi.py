@@ -199,6 +199,22 @@ def test_the_parser_takes_a_field_as_it_says(name: str, field: str, data: st.Dat
     assert (not refused) == VALIDATORS[name].is_valid(body), refused
 
 
+SCHEMA_FORM = {"name": "n", "schema": {"type": "object"}, "strict": True}
+FORMS: list[tuple[str, dict[str, Any]]] = [
+    ("ChatRequest", {"response_format": {"type": "json_object"}}),
+    ("ChatRequest", {"response_format": {"type": "json_schema", "json_schema": SCHEMA_FORM}}),
+    ("ResponseRequest", {"text": {"format": {"type": "text"}}}),
+    ("ResponseRequest", {"text": {"format": {"type": "json_object"}}}),
+    ("ResponseRequest", {"text": {"format": {"type": "json_schema"} | SCHEMA_FORM}}),
+]
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_every_form_of_an_answer_is_in_it(name: str, form: dict[str, Any]) -> None:
+    assert refusal(name, LEAST[name] | form) == ""
+    VALIDATORS[name].validate(LEAST[name] | form)
+
+
 @pytest.mark.parametrize("name", PARSERS)
 @given(field=st.text(max_size=12) | st.sampled_from(["Temperature", "max_token", "stops"]))
 def test_a_field_that_is_not_in_it_is_refused(name: str, field: str) -> None:

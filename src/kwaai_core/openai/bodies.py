@@ -39,7 +39,7 @@ def _embeddings(max_messages: int) -> Schema:
 
 
 def _response(max_messages: int) -> Schema:
-    options = Watched({"format": _typed("text")})
+    options = Watched()
     body = _example(input="hi", text=options, tools=[_tool(flat=True)])
     read_response(body, max_messages)
     body.required("input", _input(max_messages))
