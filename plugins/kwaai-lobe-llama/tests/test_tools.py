@@ -126,6 +126,19 @@ async def test_a_forced_call_fits_the_schema_of_its_function(
             check(calls)
 
 
+async def test_a_call_that_cannot_go_on_is_a_fault_of_the_tools(
+    tagged: Path, tmp_path: Path, open_worker: OpenWorker
+) -> None:
+    data = tagged.read_bytes()
+    brace = data.index(b"\x01\0\0\0\0\0\0\0{")  # the token «{», which now stands for no byte
+    path = tmp_path / "without.gguf"
+    path.write_bytes(data[: brace + 8] + b"\x01" + data[brace + 9 :])
+    async with open_worker(plan(path, context=1024)) as worker:
+        with pytest.raises(RequestError, match="no token") as caught:
+            await ask(worker, job(FORCED))
+        assert caught.value.param == "tools"
+
+
 async def test_a_named_function_is_the_one_that_is_called(
     tagged: Path, open_worker: OpenWorker
 ) -> None:

@@ -25,14 +25,6 @@ Each frame costs the node half a millisecond of a core that may be computing the
 fiftieth of a second is below what a reader notices, and slower tokens go out one by one."""
 
 
-_DEAD_END = Failure(
-    FailureCode.BAD_REQUEST,
-    "the vocabulary of this model has no token with which the answer could go on as it has to: ask "
-    "for another form",
-    param="response_format",
-)
-
-
 class Digest(Protocol):
     """What is told the logits of every sampled row of a session, as bytes: a hash, say."""
 
@@ -158,7 +150,7 @@ class Teller:
         try:
             token = session.sampler.sample(self._engine, row)
         except DeadEnd:
-            self._sink.fail(session, _DEAD_END)
+            self._sink.fail(session, _dead_end(session))
             return True
         if session.cancelled:
             return False
@@ -209,3 +201,12 @@ class Teller:
         counts = (len(session.prompt), session.generated, session.cached)
         self._sink.finish(session, Finish(reason, *counts, digest))
         return True
+
+
+def _dead_end(session: Session) -> Failure:
+    return Failure(
+        FailureCode.BAD_REQUEST,
+        "the vocabulary of this model has no token with which the answer could go on as it has to: "
+        "ask for another form",
+        param="response_format" if session.calls is None else "tools",
+    )
