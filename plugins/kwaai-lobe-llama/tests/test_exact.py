@@ -16,7 +16,7 @@ import trio
 
 from kwaai_core import Sampling
 from kwaai_core.testing.models import TINY_QWEN2, Quantisation, write_random_model
-from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.jobs import Job
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
 from kwaai_lobe_llama.worker.engine import Engine

@@ -13,7 +13,7 @@ import pytest
 
 from kwaai_core import Delta, Message, RequestError, Sampling, UnsupportedParameter
 from kwaai_core.testing.models import TINY, write_random_model
-from kwaai_lobe_llama.frames import Job
+from kwaai_lobe_llama.jobs import Job
 from kwaai_lobe_llama.process import Worker
 from kwaai_lobe_llama.worker.constraint import Constraint
 from kwaai_lobe_llama.worker.engine import Engine

@@ -18,33 +18,30 @@ from kwaai_core import (
     ToolCall,
     Tools,
 )
-from kwaai_lobe_llama.frames import (
-    HEADER,
-    MAX_PAYLOAD,
+from kwaai_lobe_llama.answers import (
     Failure,
     FailureCode,
     Finish,
-    FrameError,
-    FrameReader,
-    Job,
-    Kind,
-    Question,
     decode_calls,
     decode_failure,
     decode_finish,
-    decode_job,
     decode_logprobs,
-    decode_question,
     decode_ready,
     decode_text,
     encode_calls,
     encode_failure,
     encode_finish,
-    encode_job,
     encode_logprobs,
-    encode_question,
     encode_text,
-    frame,
+)
+from kwaai_lobe_llama.frames import HEADER, MAX_PAYLOAD, FrameError, FrameReader, Kind, frame
+from kwaai_lobe_llama.jobs import (
+    Job,
+    Question,
+    decode_job,
+    decode_question,
+    encode_job,
+    encode_question,
 )
 
 texts = st.text(max_size=40)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwaai_core import CallPiece, TokenLogprob
-from kwaai_lobe_llama.frames import Failure, Finish
+from kwaai_lobe_llama.answers import Failure, Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Row
 from kwaai_lobe_llama.worker.loaded import Aborted

@@ -22,7 +22,7 @@ from kwaai_core.span.secure import secure
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama import frames
-from kwaai_lobe_llama.frames import Finish
+from kwaai_lobe_llama.answers import Finish
 from kwaai_lobe_llama.process import Request
 from kwaai_lobe_llama.slicing import slice_span
 from kwaai_lobe_llama.span_plan import SpanPlan, UnitFile

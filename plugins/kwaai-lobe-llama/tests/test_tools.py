@@ -23,8 +23,8 @@ from kwaai_core import (
 from kwaai_core.gguf import read_gguf
 from kwaai_core.testing.models import TINY, TINY_QWEN2, write_random_model
 from kwaai_core.testing.templates import BARE_TOOLS, STRANGE_TOOLS, TAGGED_TOOLS
-from kwaai_lobe_llama.frames import Job
 from kwaai_lobe_llama.gguf_writer import Source, string, write_gguf
+from kwaai_lobe_llama.jobs import Job
 from kwaai_lobe_llama.process import Worker
 
 from .conftest import OpenWorker

@@ -28,7 +28,8 @@ from kwaai_core import (
     TokenLogprob,
     WorkerLost,
 )
-from kwaai_lobe_llama.frames import MAX_PAYLOAD, Job, Question
+from kwaai_lobe_llama.frames import MAX_PAYLOAD
+from kwaai_lobe_llama.jobs import Job, Question
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.process import Worker
 

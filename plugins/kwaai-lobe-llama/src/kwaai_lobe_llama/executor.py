@@ -28,7 +28,7 @@ from kwaai_core import (
 )
 from kwaai_core.errors import cause_of
 from kwaai_core.span.roles import SpanHead, SpanHost
-from kwaai_lobe_llama.frames import Question, job_of
+from kwaai_lobe_llama.jobs import Question, job_of
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings
 from kwaai_lobe_llama.span_executor import SpanWorkers

@@ -35,25 +35,18 @@ from kwaai_core import (
     WorkerLost,
 )
 from kwaai_lobe_llama.answer import Answer
-from kwaai_lobe_llama.frames import (
-    MAX_PAYLOAD,
+from kwaai_lobe_llama.answers import (
     Failure,
     FailureCode,
-    FrameError,
-    FrameReader,
-    Job,
-    Kind,
-    Question,
     decode_calls,
     decode_failure,
     decode_finish,
     decode_logprobs,
     decode_ready,
     decode_text,
-    encode_job,
-    encode_question,
-    frame,
 )
+from kwaai_lobe_llama.frames import MAX_PAYLOAD, FrameError, FrameReader, Kind, frame
+from kwaai_lobe_llama.jobs import Job, Question, encode_job, encode_question
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.questions import Questions
 

@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from kwaai_core import KwaaiError, RequestError
-from kwaai_lobe_llama.frames import FrameError, Kind, decode_failure
+from kwaai_lobe_llama.answers import decode_failure
+from kwaai_lobe_llama.frames import FrameError, Kind
 
 
 @dataclass(eq=False, slots=True)

@@ -23,7 +23,7 @@ from kwaai_core import (
 )
 from kwaai_core.gguf import GgufFile, read_gguf
 from kwaai_core.span.roles import Routing, SpanFacts, SpanLoad
-from kwaai_lobe_llama.frames import job_of
+from kwaai_lobe_llama.jobs import job_of
 from kwaai_lobe_llama.planning import Planned, machine_memory, make_span_plan
 from kwaai_lobe_llama.pool import FindPath, Pool
 from kwaai_lobe_llama.settings import LlamaSettings

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kwaai_core import CallPiece, Sampling, TokenLogprob
-from kwaai_lobe_llama.frames import Failure, Finish
+from kwaai_lobe_llama.answers import Failure, Finish
 from kwaai_lobe_llama.plan import Plan
 from kwaai_lobe_llama.worker.engine import Engine
 from kwaai_lobe_llama.worker.sampler import Sampler

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kwaai_core import Message, Tool, Tools
-from kwaai_lobe_llama.frames import Failure, FailureCode, Job
+from kwaai_lobe_llama.answers import Failure, FailureCode
+from kwaai_lobe_llama.jobs import Job
 from kwaai_lobe_llama.worker.calling import (
     TAGGED,
     CallForm,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kwaai_core import Message, Prompt, TokenIds, Tool
-from kwaai_lobe_llama.frames import Failure, FailureCode, Job
+from kwaai_lobe_llama.answers import Failure, FailureCode
+from kwaai_lobe_llama.jobs import Job
 from kwaai_lobe_llama.worker.bindings import C
 from kwaai_lobe_llama.worker.forms import Forms, Refusal
 from kwaai_lobe_llama.worker.loaded import Loaded

@@ -18,21 +18,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from kwaai_core import CallPiece, TokenLogprob
-from kwaai_lobe_llama.frames import (
-    MAX_PAYLOAD,
+from kwaai_lobe_llama.answers import (
     Failure,
     FailureCode,
     Finish,
-    FrameReader,
-    Kind,
-    decode_job,
-    decode_question,
     encode_calls,
     encode_failure,
     encode_finish,
     encode_logprobs,
     encode_text,
 )
+from kwaai_lobe_llama.frames import MAX_PAYLOAD, FrameReader, Kind
+from kwaai_lobe_llama.jobs import decode_job, decode_question
 from kwaai_lobe_llama.worker.cores import start_thread
 from kwaai_lobe_llama.worker.forms import Refusal
 from kwaai_lobe_llama.worker.intake import Intake

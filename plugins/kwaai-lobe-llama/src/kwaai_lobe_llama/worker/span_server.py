@@ -24,7 +24,8 @@ from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.roles import LOCAL
 from kwaai_core.span.watch import HEARTBEAT_SECONDS
-from kwaai_lobe_llama.frames import Finish, Kind
+from kwaai_lobe_llama.answers import Finish
+from kwaai_lobe_llama.frames import Kind
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
 from kwaai_lobe_llama.worker.cores import CORES
 from kwaai_lobe_llama.worker.embedding import Embedding

@@ -9,7 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from kwaai_core import CallPiece, TokenLogprob
-from kwaai_lobe_llama.frames import Failure, FailureCode, Finish
+from kwaai_lobe_llama.answers import Failure, FailureCode, Finish
 from kwaai_lobe_llama.worker.calling import CallReader
 from kwaai_lobe_llama.worker.loaded import Loaded
 from kwaai_lobe_llama.worker.sampler import DeadEnd, Sampler

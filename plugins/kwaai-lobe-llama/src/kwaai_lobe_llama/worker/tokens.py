@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kwaai_core import Prompt, TokenIds
-from kwaai_lobe_llama.frames import Failure, FailureCode, Question
+from kwaai_lobe_llama.answers import Failure, FailureCode
+from kwaai_lobe_llama.jobs import Question
 from kwaai_lobe_llama.worker.bindings import C
 from kwaai_lobe_llama.worker.forms import Refusal
 from kwaai_lobe_llama.worker.intake import Intake, check_vocabulary
