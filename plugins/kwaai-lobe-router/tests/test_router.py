@@ -15,9 +15,10 @@ from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
 from kwaai_core.testing.spans.answers import tokens_of
+from kwaai_lobe_router import newest
 from kwaai_lobe_router.answering import ChainExecutor, prompt_tokens
 from kwaai_lobe_router.commands import plan_lines, status_lines
-from kwaai_lobe_router.gateways import WARM_SECONDS
+from kwaai_lobe_router.gateways import LOOK_SECONDS, WARM_SECONDS
 from kwaai_lobe_router.router import open_router
 
 LINES = {"direct": Line(latency=0.001), "relayed": Line(latency=0.001, direct=False)}
@@ -305,6 +306,23 @@ async def test_a_link_is_not_closed_as_unused_while_it_is_asked_for(
         assert not gateway.gone(number)
         await trio.sleep(WARM_SECONDS)
         assert gateway.gone(number)
+
+
+async def test_whose_link_it_is_is_known_though_many_were_made_after_it(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newest, "MOST", 2)
+    async with town(tmp_path, LINES["direct"]) as here:
+        only, asked = await here.add("0-11"), await here.add()
+        executor = (await asked.router.route(Intent(TOY.id))).executor
+        assert isinstance(executor, ChainExecutor)
+        gateway, routing = await executor._begin(request())
+        routing.close()
+        link = await gateway.link(only.peer)
+        for other in range(link + 1, link + 5):
+            gateway._names[other] = "another"
+            await trio.sleep(2 * LOOK_SECONDS)
+            assert gateway.peer_of(link) == only.peer
 
 
 async def test_who_was_lost_is_used_again_at_once_where_it_lives_and_nobody_else_does(

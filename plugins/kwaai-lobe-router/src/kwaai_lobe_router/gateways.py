@@ -55,7 +55,7 @@ class Gateway:
         self._wanted = wanted
         self._links: dict[str, _Linking] = {}
         self._names = Newest[int, str]()
-        self._delays: dict[str, tuple[float, float]] = {}
+        self._delays = Newest[str, tuple[float, float]]()
 
     def peer_of(self, link: object) -> str:
         """Whose link it is, or was."""
@@ -134,7 +134,6 @@ class Gateway:
                 self.head.link(peer, channel, replay_rows=rows) as number,
             ):
                 linking.number = number
-                self._names[number] = peer
                 self._delays.pop(peer, None)
                 linking.settled.set()
                 await self._while_of_use(peer, number, linking)
@@ -148,6 +147,7 @@ class Gateway:
     async def _while_of_use(self, peer: str, number: int, linking: _Linking) -> None:
         while not self.head.lost(number):
             now = trio.current_time()
+            self._names[number] = peer  # not forgotten, however many links are made meanwhile
             if self.users[peer] > 0:
                 linking.used = now
             if now - linking.used > WARM_SECONDS:
