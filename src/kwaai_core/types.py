@@ -83,11 +83,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that an answer may call; ``parameters`` is a JSON Schema, as JSON."""
+    """A function that an answer may call; ``parameters`` is a JSON Schema, as JSON. Where that asks
+    for what an executor cannot hold an answer to, this is an error if ``strict``, else a hint."""
 
     name: str
     description: str | None
     parameters: str
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +131,11 @@ class Sampling:
     """How a token is drawn from the logits; the defaults are llama.cpp's.
 
     ``temperature`` 0 is greedy. ``top_k`` 0, ``top_p`` 1 and ``min_p`` 0 are off. Without a
-    ``seed`` one is drawn for the request. The penalties lower the logits of tokens that are among
-    the last 64 of prompt and answer: ``presence_penalty`` once, ``frequency_penalty`` for each
-    time, and ``repeat_penalty`` as a factor (1 is off). ``logit_bias`` has pairs of a token's
-    number and what is added to its logit, before all else.
+    ``seed`` one is drawn for the request; with one an executor that is idle repeats its answer.
+    The penalties lower the logits of tokens that are among the last 64 of prompt and answer:
+    ``presence_penalty`` once, ``frequency_penalty`` for each time, and ``repeat_penalty`` as a
+    factor (1 is off). ``logit_bias`` has pairs of a token's number and what is added to its logit,
+    before all else.
     """
 
     temperature: float = 0.8

@@ -278,7 +278,7 @@ REFUSED: list[tuple[object, str]] = [
     ({"type": "string", "format": "email"}, path("format")),
     ({"type": "string", "format": "date", "maxLength": 3}, path("format")),
     ({"type": "number", "multipleOf": 2}, path("multipleOf")),
-    ({"type": "number", "minimum": 0.5}, AT),
+    ({"type": "number", "minimum": 0.5}, f"{AT}.minimum"),
     ({"type": "integer", "minimum": 1e300}, AT),
     ({"type": "integer", "minimum": 10**400}, AT),
     ({"type": "integer", "exclusiveMinimum": 10**15 - 1}, AT),

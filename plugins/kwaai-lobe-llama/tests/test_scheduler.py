@@ -295,15 +295,16 @@ def test_a_prompt_that_is_scored_is_computed_anew_and_may_be_used_again() -> Non
     assert [sink.ends[number].cached_tokens for number in range(3)] == [0, 0, 19]
 
 
-def test_an_exact_worker_reuses_whole_chunks_only() -> None:
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_exact_worker_and_a_repeatable_session_reuse_whole_chunks_only(exact: bool) -> None:
     sink = Collected()
-    scheduler = Scheduler(FakeEngine(replace(PLAN, exact=True)), sink)  # type: ignore[arg-type]
-    scheduler.submit(session(0, [5] * 20, 5))
-    run(scheduler)
-    scheduler.submit(session(1, [5] * 20 + [7], 5))
-    run(scheduler)
-    scheduler.submit(session(2, [5] * 16, 5))  # the last chunk is needed for its logits
-    run(scheduler)
+    scheduler = Scheduler(FakeEngine(replace(PLAN, exact=exact)), sink)  # type: ignore[arg-type]
+    prompts = [5] * 20, [5] * 20 + [7], [5] * 16  # of the last all chunks but one are enough
+    for number, prompt in enumerate(prompts):
+        made = session(number, prompt, 5)
+        made.repeatable = not exact
+        scheduler.submit(made)
+        run(scheduler)
     assert (sink.ends[1].cached_tokens, sink.ends[2].cached_tokens) == (16, 8)
 
 

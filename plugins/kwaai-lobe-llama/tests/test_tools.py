@@ -288,9 +288,41 @@ async def test_the_parameters_of_a_function_are_refused_by_name(
     tagged: Path, open_worker: OpenWorker, parameters: object, at: str
 ) -> None:
     async with open_worker(plan(tagged)) as worker:
-        shown = (SHOWN[0], Tool("odd", None, json.dumps(parameters)))
+        shown = (SHOWN[0], Tool("odd", None, json.dumps(parameters), strict=True))
         for required in True, False:
             with pytest.raises(RequestError) as caught:
                 await ask(worker, job(Tools(shown, (0, 1), required)))
             assert caught.value.param == f"tools[1].function.parameters{at}"
         await ask(worker, job(Tools(shown, (0,)), tokens=2))  # that one is not to be called
+
+
+STRANGE: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "url": {"type": "string", "format": "uri", "maxLength": 2083},
+        "ids": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "maxItems": 2},
+        "price": {"type": "number", "exclusiveMinimum": 0.5, "maximum": 9.5},
+        "kind": {"oneOf": [{"const": "a"}, {"const": "a"}, {"type": "null"}]},
+    },
+    "required": ["url", "ids", "price", "kind", "other"],
+    "if": {"properties": {"kind": {"const": "a"}}},
+    "then": {"required": ["price"]},
+    "unevaluatedProperties": False,
+}
+
+
+@pytest.mark.parametrize("parameters", [STRANGE, {}])
+async def test_what_cannot_be_held_is_a_hint_where_a_function_is_not_strict(
+    tagged: Path, open_worker: OpenWorker, parameters: dict[str, Any]
+) -> None:
+    odd = Tool("odd", None, json.dumps(parameters))
+    async with open_worker(plan(tagged, context=2048)) as worker:
+        found = await ask(worker, job(Tools((odd,), (0,), required=True, parallel=False)))
+        (name, arguments) = found[1][0]
+        assert name == "odd"
+        if found[2].finish == "tool_calls":
+            given = json.loads(arguments)
+            assert given.keys() == {"url", "ids", "price", "kind"} or not parameters
+        with pytest.raises(RequestError):
+            await ask(worker, job(Tools((replace(odd, strict=True),), (0,), required=True)))

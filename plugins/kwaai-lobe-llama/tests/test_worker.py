@@ -84,6 +84,25 @@ async def test_a_seed_repeats_an_answer_and_another_gives_another(
         assert answers[0] == answers[1] != answers[2]
 
 
+async def test_a_seed_repeats_the_answer_to_a_long_prompt(
+    smollm2: Path, open_worker: OpenWorker
+) -> None:
+    """Where a fast worker used what it knows of the prompt, other bits would come of the rest."""
+    things = ("nails", "lamps", "ropes")
+    boxes = " ".join(f"Box {n} holds {n * n} {things[n % 3]}." for n in range(12))
+    async with open_worker(plan(smollm2)) as worker:
+        for seed in range(2):
+            asked = (Message("user", f"{boxes} What are those of box {seed} good for?"),)
+            job = Job(asked, Sampling(1.0, 1.0, 0, seed), max_tokens=40, digest=True)
+            digests = set()
+            for _ in range(3):
+                async with worker.generate(job) as (answer, request):
+                    async for _delta in answer:
+                        pass
+                digests.add(request.digest)
+            assert len(digests) == 1 and len(digests.pop()) == 32
+
+
 @pytest.mark.parametrize(
     "sampling",
     [

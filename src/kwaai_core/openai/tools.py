@@ -18,8 +18,10 @@ _NO_PARAMETERS = json.dumps({"type": "object", "properties": {}})
 
 
 def read_tools(fields: Fields, *, flat: bool = False) -> Tools | None:
-    """What may be called; None where nothing may. The schemas are enforced, ``strict`` or not.
-    ``flat``: as in a response, where what is in ``function`` stands beside the type."""
+    """What may be called; None where nothing may.
+
+    ``flat``: as in a response, where what is in ``function`` stands beside the type.
+    """
     shown = fields.take("tools", _tools_of(flat), ())
     parallel = fields.take("parallel_tool_calls", flag, True)
     choice = fields.take("tool_choice", partial(read_choice, flat, shown), None)
@@ -74,8 +76,8 @@ def _described(fields: Fields) -> Tool:
         fields.require("name", name_of(_NAME)),
         fields.take("description", text, None),
         fields.take("parameters", json_object, _NO_PARAMETERS),
+        fields.take("strict", flag, False),
     )
-    fields.take("strict", flag, False)
     fields.refuse_but({})
     return tool
 

@@ -144,8 +144,8 @@ def _grammar(form: CallForm, tools: Tools, schema: str | None) -> CallsGrammar:
     begin = form.marker + form.frame
     again = form.again if tools.parallel else None
     functions = (
-        Function(tools.shown[n].name, tools.shown[n].parameters, f"tools[{n}].function.parameters")
-        for n in tools.allowed
+        Function(tool.name, tool.parameters, f"tools[{n}].function.parameters", tool.strict)
+        for n, tool in ((n, tools.shown[n]) for n in tools.allowed)
     )
     return calls_grammar(
         Calls(begin, form.between, form.close, again), tuple(functions), schema, _SCHEMA

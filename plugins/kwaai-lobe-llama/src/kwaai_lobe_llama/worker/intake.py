@@ -59,7 +59,10 @@ class Intake:
         digest = hashlib.sha256() if job.digest else None
         text, told = TextAssembler(job.stop), _logprobs(job.logprobs)
         echo = Echo(self._pieces(job.prompt, prompt), told is not None) if job.echo else None
-        return Session(number, prompt, limit, sampler, text, digest, told, echo, form.calls)
+        repeatable = job.sampling.seed is not None
+        return Session(
+            number, prompt, limit, sampler, text, digest, told, echo, form.calls, repeatable
+        )
 
     def _pieces(self, prompt: Prompt, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of a prompt's tokens; together they are its text, where it was one.

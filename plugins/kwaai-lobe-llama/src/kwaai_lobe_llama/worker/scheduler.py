@@ -146,18 +146,18 @@ class Scheduler:
     def _reusable(self, stream: Stream, session: Session) -> int:
         """How many tokens of a prompt a stream's cells already hold, and may be used for it.
 
-        An exact worker takes only whole chunks that prefill wrote, so that every row of the
-        prompt was computed in the shape in which it would be computed anew. Of a prompt that is
-        scored every row is wanted.
+        An exact worker takes only whole chunks that prefill wrote, and so does a repeatable
+        session: every row of the prompt was then computed in the shape in which it would be
+        computed anew. Of a prompt that is scored every row is wanted.
         """
         if session.scored:
             return 0
-        prompt = session.prompt
+        prompt, whole = session.prompt, self._plan.exact or session.repeatable
         limit = min(len(stream.tokens), len(prompt) - 1)
-        if self._plan.exact:
+        if whole:
             limit = min(limit, stream.chunked)
         common = next((i for i in range(limit) if stream.tokens[i] != prompt[i]), limit)
-        return common - common % self._plan.chunk if self._plan.exact else common
+        return common - common % self._plan.chunk if whole else common
 
     # -- prefill
 

@@ -73,7 +73,8 @@ class Echo:
 @dataclass(slots=True, eq=False)
 class Session:
     """One answer in the making. ``prompt`` is not empty and leaves room for a token. ``calls``
-    reads calls of tools, where there may be any."""
+    reads calls of tools, where there may be any. ``repeatable``: on an idle worker it shall be the
+    same answer whenever it is asked for."""
 
     number: int
     prompt: list[int]
@@ -84,6 +85,7 @@ class Session:
     told: LogprobReader | None = None
     echo: Echo | None = None
     calls: CallReader | None = None
+    repeatable: bool = False
     stream: Stream | None = None
     token: int = -1
     generated: int = 0

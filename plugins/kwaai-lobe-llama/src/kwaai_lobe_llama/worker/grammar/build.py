@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from kwaai_lobe_llama.worker.grammar.branches import Branch, branches
 from kwaai_lobe_llama.worker.grammar.checks import check, only_objects
-from kwaai_lobe_llama.worker.grammar.schema import read_schema
+from kwaai_lobe_llama.worker.grammar.hints import without_hints
+from kwaai_lobe_llama.worker.grammar.schema import ANNOTATIONS, read_schema
 from kwaai_lobe_llama.worker.grammar.shapes import SchemaError
 from kwaai_lobe_llama.worker.grammar.writer import Writer, quoted
 
@@ -28,11 +30,13 @@ def json_grammar(schema: str, at: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A tool that may be called: its schema stands at ``at`` in the request."""
+    """A tool that may be called: its schema stands at ``at`` in the request, and is held to the
+    letter where it is ``strict``."""
 
     name: str
     schema: str
     at: str
+    strict: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ def calls_grammar(
     writer = Writer()
     rules = {}
     for tool in tools:
-        arguments = value_rule(writer, tool.schema, tool.at, objects=True)
+        schema_of_it = tool.schema if tool.strict else _hintless(tool.schema)
+        arguments = value_rule(writer, schema_of_it, tool.at, objects=True)
         rules[tool.name + '"'] = f"{quoted(calls.between[1:])} {arguments} {quoted(calls.close)}"
     answer = value_rule(writer, schema, at) if schema is not None else None
     return CallsGrammar(
@@ -108,6 +113,17 @@ class CallsGrammar:
             return f"{quoted(branch.text)} {rules[name]}"
         others = " | ".join(self._branch(other, name, rules) for other in branch.others)
         return f"{quoted(branch.text)} ({others})"
+
+
+def _hintless(schema: str) -> str:
+    """What is left of the schema of arguments, which are an object if it says nothing."""
+    try:
+        found = without_hints(json.loads(schema))
+    except RecursionError:
+        return schema  # which is refused for it
+    if isinstance(found, dict) and not found.keys() - ANNOTATIONS:
+        found["type"] = "object"
+    return json.dumps(found)
 
 
 def value_rule(writer: Writer, schema: str, at: str, *, objects: bool = False) -> str:

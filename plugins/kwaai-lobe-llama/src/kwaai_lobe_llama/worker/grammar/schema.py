@@ -31,24 +31,24 @@ MAX_REFERENCES = 200
 MAX_REPEAT = 1000
 """Of characters or items; from 2001 on llama.cpp takes a bound for none at all."""
 
-_MAX_DIGITS = 15
-_NINES = 10**_MAX_DIGITS - 1
+MAX_DIGITS = 15
+_NINES = 10**MAX_DIGITS - 1
 _MAX_VALUES = 1000  # of an enum
 
-_ANNOTATIONS = frozenset({
+ANNOTATIONS = frozenset({
     "$anchor", "$comment", "$defs", "$id", "$schema", "contentEncoding", "contentMediaType",
     "default", "definitions", "deprecated", "description", "discriminator", "example", "examples",
     "readOnly", "title", "writeOnly",
 })  # fmt: skip
-_KEYWORDS = {
+KEYWORDS = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems"),
     "string": ("minLength", "maxLength", "format"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
 }
 _TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
-_FORMATS: tuple[Format, ...] = get_args(Format)
-_CHOICES = ("anyOf", "oneOf", "allOf")
+FORMATS: tuple[Format, ...] = get_args(Format)
+CHOICES = ("anyOf", "oneOf", "allOf")
 
 
 def read_schema(text: str, at: str) -> Shapes:
@@ -78,7 +78,7 @@ class _Reader:
         left = {
             name: value
             for name, value in given.items()
-            if name not in _ANNOTATIONS and not name.startswith("x-")
+            if name not in ANNOTATIONS and not name.startswith("x-")
         }
         shape = self._shape(left, at)
         if left:
@@ -90,23 +90,23 @@ class _Reader:
         """What the keywords mean that are taken out of ``left``."""
         if "$ref" in left:
             return self._reference(left.pop("$ref"), f"{at}.$ref")
-        for word in _CHOICES:
+        for word in CHOICES:
             if word in left:
                 return self._choice(word, left.pop(word), f"{at}.{word}")
         if "const" in left or "enum" in left:
             return self._literals(left, at)
         types = _types(left, at)
-        groups = {"number" if one == "integer" else one for one in types or _KEYWORDS}
-        for group, words in _KEYWORDS.items():
+        groups = {"number" if one == "integer" else one for one in types or KEYWORDS}
+        for group, words in KEYWORDS.items():
             if group not in groups:  # it says nothing of what may stand here
                 for word in words:
                     left.pop(word, None)
         if types is None:
-            types = [one for one, words in _KEYWORDS.items() if any(w in left for w in words)]
+            types = [one for one, words in KEYWORDS.items() if any(w in left for w in words)]
         return _either([self._typed(one, left, at) for one in types], at) if types else Anything()
 
     def _typed(self, kind: str, left: dict[str, object], at: str) -> Shape:
-        own = {word: left.pop(word) for word in _KEYWORDS.get(kind, ()) if word in left}
+        own = {word: left.pop(word) for word in KEYWORDS.get(kind, ()) if word in left}
         match kind:
             case "object":
                 return self._record(own, at)
@@ -115,7 +115,7 @@ class _Reader:
             case "string":
                 return _text(own, at)
             case "number" | "integer":
-                own |= {word: left.pop(word) for word in _KEYWORDS["number"] if word in left}
+                own |= {word: left.pop(word) for word in KEYWORDS["number"] if word in left}
                 return _number(own, at, whole=kind == "integer")
             case "boolean":
                 return Literals(("true", "false"))
@@ -264,12 +264,12 @@ def _text(own: Mapping[str, object], at: str) -> Shape:
     wanted = own.get("format")
     if wanted is None:
         return Text(least, most)
-    for known in _FORMATS:
+    for known in FORMATS:
         if wanted == known and least == 0 and most is None:
             return Text(format=known)
-    if wanted in _FORMATS:
+    if wanted in FORMATS:
         raise _unsupported(f"{at}.format", " with a length beside it")
-    raise _unsupported(f"{at}.format", f", unless it is one of {', '.join(_FORMATS)},")
+    raise _unsupported(f"{at}.format", f", unless it is one of {', '.join(FORMATS)},")
 
 
 def _bounds(own: Mapping[str, object], low: str, high: str, at: str) -> tuple[int, int | None]:
@@ -295,9 +295,10 @@ def _number(own: Mapping[str, object], at: str, *, whole: bool) -> Shape:
         most = None if high is None else ceil(high) - 1 if below else floor(high)
         above = below = False
     else:
-        for bound, word in ((low, "minimum"), (high, "maximum")):
-            if bound is not None and bound != int(bound):
-                raise SchemaError(f"the {word} at {at}, of a number, must be a whole one", at)
+        for word, bound in own.items():
+            if _finite(bound, f"{at}.{word}") % 1:
+                where = f"{at}.{word}"
+                raise SchemaError(f"{where}, of a number, must be a whole one", where)
         least = None if low is None else int(low)
         most = None if high is None else int(high)
     first, last = (-_NINES if least is None else least), (_NINES if most is None else most)
@@ -311,8 +312,8 @@ def _bound(
 ) -> tuple[float | None, bool]:
     """The tighter of two bounds, and whether it is excluded itself."""
     given = {name: _finite(own[name], f"{at}.{name}") for name in (word, exclusive) if name in own}
-    if any(abs(value) >= 10**_MAX_DIGITS for value in given.values()):
-        raise SchemaError(f"a bound at {at} has over {_MAX_DIGITS} digits", at)
+    if any(abs(value) >= 10**MAX_DIGITS for value in given.values()):
+        raise SchemaError(f"a bound at {at} has over {MAX_DIGITS} digits", at)
     if not given:
         return None, False
     bound = tighter(given.values())
