@@ -25,7 +25,7 @@ one document, or nothing where the command fails.
 | exit code | when |
 |---|---|
 | 0 | it did what it was asked for |
-| 1 | it could not |
+| 1 | it could not, or the machine refused it: a full disk, a missing right |
 | 2 | wrong usage, or a wrong setting |
 | 70 | a bug in kwaai |
 | 130 | Ctrl-C |

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -246,6 +247,19 @@ async def test_what_is_refused_is_refused_in_json_on_every_path(
     else:
         assert int(head.split()[1]) == expected
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_what_the_machine_refuses_is_no_bug_and_names_no_file_to_clients(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await failing(tmp_path, OSError(errno.ENOSPC, "Full", "/secret/place"))
+    assert b" 500 " in answer
+    assert b"secret" not in answer
+    assert b"bug" not in answer
+    assert b"this node's machine fails it: its log has more under req_" in answer
+    (record,) = caplog.records
+    assert "/secret/place: Full: make room" in record.getMessage()
+    assert not record.exc_info
 
 
 async def test_nothing_satisfies_the_request_is_said_with_what_is_missing(tmp_path: Path) -> None:

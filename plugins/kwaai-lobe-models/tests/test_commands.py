@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -68,6 +69,22 @@ def test_nothing_is_said_of_hashing_where_nobody_watches(kwaai, write) -> None:
     process = kwaai.start("add", write("tiny.gguf"))
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
+
+
+def test_a_file_that_cannot_grow_is_no_bug(kwaai, write) -> None:
+    path = write("tiny.gguf")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # which the command inherits
+    try:
+        process = kwaai.start("add", path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (1, "")
+    assert err.startswith("error: File too large: ")
+    assert f"(the state folder is {kwaai.folder / 'state'})" in err
+    assert len(err.splitlines()) == 1
+    assert kwaai("add", path).startswith("tiny  ")
 
 
 @pytest.mark.parametrize(

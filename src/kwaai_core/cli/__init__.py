@@ -18,6 +18,7 @@ from kwaai_core.cli.run import run
 from kwaai_core.cli.show import config, lobes
 from kwaai_core.errors import ConfigError, KwaaiError, cause_of
 from kwaai_core.lobes import find_lobes, hook_of
+from kwaai_core.machine import refusal
 
 __all__ = ["cli", "main"]
 
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KwaaiError as error:
         fail(error, 2 if isinstance(error, ConfigError) else 1)
     except Exception as error:  # our own bug: a user gets a line, whoever mends it the traceback
+        if said := refusal(error):
+            fail(said, 1)
         if os.environ.get("KWAAI_STRICT") == "1":
             raise
         fail(f"this is a bug in kwaai: {error!r} (KWAAI_STRICT=1 shows where)", 70)

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from kwaai_core import openai
 from kwaai_core.errors import KwaaiError, RequestError
+from kwaai_core.machine import refusal
 
 log = logging.getLogger("kwaai.http")
 
@@ -74,11 +75,14 @@ def routing_reply(method: str, path: str, error: HTTPException) -> Failure:
 
 
 def public(error: BaseException, request_id: str) -> KwaaiError:
-    """What a client may know of an error: ours as it is; a bug is logged, and named by id."""
+    """What a client may know of an error: ours as it is; others are logged, and named by id."""
     cause = error
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
     if isinstance(cause, KwaaiError):
         return cause
+    if said := refusal(cause):
+        log.error("request %s: %s", request_id, said)
+        return KwaaiError(f"this node's machine fails it: its log has more under {request_id}")
     log.error("request %s met a bug", request_id, exc_info=error)
     return KwaaiError(f"this node has a bug: its log has more under {request_id}")
