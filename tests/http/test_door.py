@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import trio
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from kwaai_core.config import ServerSettings
 from kwaai_core.errors import HostNotAllowed
+from kwaai_core.http.keys import Keys
 from kwaai_core.http.security import Door, allowed_hosts, check_host
+from kwaai_core.http.target import reduced
 
 from .conftest import Served, chat_body, post
 
@@ -102,10 +105,79 @@ async def test_every_path_is_behind_the_door(served: Served) -> None:
 
 
 async def test_a_target_with_another_host_in_it_is_no_way_around(served: Served) -> None:
-    absolute = get("Host: localhost", path="http://evil.example/v1/models")
-    assert code_of(await served.talk(absolute))[0] == 404
-    absolute = get("Host: evil.example", path="http://localhost/v1/models")
-    assert code_of(await served.talk(absolute))[0] == 403
+    for path in ("/v1/models", "/health", "", "/lobes/x/y"):
+        foreign = get("Host: localhost", path=f"http://evil.example{path}")
+        assert code_of(await served.talk(foreign)) == (403, "host_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost/v1/models", 200),
+        ("HTTP://LocalHost:8000/v1/models?x=http://evil.example/", 200),
+        ("https://[::1]/v1/models", 200),
+        ("http://127.0.0.1", 200),
+        ("http://localhost?x", 200),
+        ("http://localhost//v1/models", 404),
+        ("http://localhost/http://localhost/v1/models", 404),
+        ("http://localhost:/v1/models", 403),
+        ("http://localhost\\evil.example/v1/models", 403),
+        ("http://localhost%2f/v1/models", 403),
+        ("http://a@localhost/", 400),
+        ("http://a:b@localhost/v1/models", 400),
+        ("http://evil.example@localhost/v1/models", 400),
+        ("http://localhost#x", 400),
+        ("http:///v1/models", 400),
+        ("http://", 400),
+        ("http:/localhost/v1/models", 400),
+        ("ftp://localhost/v1/models", 400),
+        ("file:///v1/models", 400),
+        ("localhost:80", 400),
+        ("v1/models", 400),
+    ],
+)
+async def test_a_whole_url_as_target(served: Served, target: str, status: int) -> None:
+    """The host that counts is that of the URL, as RFC 9112 has it in section 3.2.2."""
+    for host in ("localhost", "evil.example"):
+        assert code_of(await served.talk(get(f"Host: {host}", path=target)))[0] == status
+
+
+async def test_a_whole_url_needs_a_host_too_and_an_origin_of_here(served: Served) -> None:
+    url = "http://localhost/v1/models"
+    assert code_of(await served.talk(get(path=url)))[0] == 400
+    assert code_of(await served.talk(get(path=url, version="1.0")))[0] == 200
+    foreign = get("Host: localhost", "Origin: http://evil.example", path=url)
+    assert code_of(await served.talk(foreign))[0] == 403
+
+
+async def test_a_whole_url_needs_a_key_where_a_path_does(served: Served, tmp_path: Path) -> None:
+    _, shown = Keys(tmp_path).create("mine")
+    for path in ("/v1/models", "", "/", "/health/", "/v1/../health", "?/health", "//health"):
+        answer = await served.talk(get("Host: localhost", path=f"http://localhost{path}"))
+        assert code_of(answer) == (401, "invalid_api_key")
+    for path in ("/health", "/health?x", "/%68ealth"):
+        for target in (path, f"http://localhost{path}"):
+            assert code_of(await served.talk(get("Host: localhost", path=target)))[0] == 200
+    key = f"Authorization: Bearer {shown}"
+    answer = await served.talk(get("Host: x", key, path="http://localhost/v1/models"))
+    assert code_of(answer)[0] == 200
+
+
+async def test_a_whole_url_can_be_posted_to(served: Served) -> None:
+    request = post("http://localhost/v1/chat/completions", chat_body(), "connection: close")
+    answer = await served.talk(request)
+    assert code_of(answer)[0] == 200
+    assert b"Hello" in answer
+
+
+@given(st.binary(min_size=1), st.sampled_from([b"", b"/", b"http://localhost", b"http://"]))
+def test_any_target_is_reduced_to_a_path_or_refused(rest: bytes, start: bytes) -> None:
+    headers = [(b"host", b"evil.example"), (b"x", b"y")]
+    if (found := reduced(start + rest, headers)) is not None:
+        path, left = found
+        assert path == b"*" or path.startswith(b"/")
+        assert [name for name, _ in left].count(b"host") == 1
+        assert left == headers or (left[0][0] == b"host" and b"@" not in left[0][1])
 
 
 @given(st.binary())

@@ -26,6 +26,7 @@ from hypercorn.utils import parse_socket_addr
 from kwaai_core.errors import NoPeerAvailable, RequestError
 from kwaai_core.http.replies import error_reply
 from kwaai_core.http.security import new_request_id, request_id_header
+from kwaai_core.http.target import reduced
 
 _STALL = 60.0  # seconds in which a client has to take what is sent to it
 _MAX_READ = 2**16
@@ -210,21 +211,29 @@ class _Http11(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
         if size > self.config.h11_max_incomplete_size:  # which h11 asks of what comes in parts
-            await self._send_error_response(431)
-            await self.send(Closed())
+            await self._refuse(431, "its headers are too large")
             return
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        asked = reduced(request.target, headers)
+        if asked is None:
+            await self._refuse(400, "its target is neither a path nor a URL of HTTP without a user")
+            return
         await super()._create_stream(
             h11.Request(
                 method=request.method,
-                target=request.target,
-                headers=headers,
+                target=asked[0],
+                headers=asked[1],
                 http_version=request.http_version,
             )
         )
 
-    async def _send_error_response(self, status_code: int) -> None:
-        what = "its headers are too large" if status_code == 431 else "it is not valid HTTP/1.1"
+    async def _refuse(self, status_code: int, what: str) -> None:
+        await self._send_error_response(status_code, what)
+        await self.send(Closed())
+
+    async def _send_error_response(self, status_code: int, what: str = "") -> None:
+        large = "its headers are too large" if status_code == 431 else ""  # h11 has seen it
+        what = what or large or "it is not valid HTTP/1.1"
         reply = error_reply(RequestError(f"the request was refused: {what}"), status_code)
         headers = [*reply.raw_headers, request_id_header(new_request_id()), _CLOSE]
         await self._send_h11_event(
