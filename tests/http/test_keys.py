@@ -145,6 +145,31 @@ async def test_what_is_no_key_does_not_come_in(served: Served, tmp_path: Path) -
         assert (await client.get("/v1/models", headers=bearer(shown))).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([], "this node needs an API key, in the header “Authorization: Bearer …”"),
+        (["{key}"], "the header Authorization has no “Bearer”"),
+        (["Basic {key}"], "the header Authorization has no “Bearer”"),
+        (["Bearer{key}"], "the header Authorization has no “Bearer”"),
+        ([""], "the header Authorization has no “Bearer”"),
+        (["Bearer"], "the header Authorization has no key in it"),
+        (["Bearer {key}", "Bearer {key}"], "the header Authorization is here more than once"),
+        (["Bearer x"], "this is no key of this node, or it was revoked"),
+    ],
+)
+async def test_what_is_wrong_with_the_header_is_said(
+    served: Served, tmp_path: Path, values: Sequence[str], said: str
+) -> None:
+    _, shown = Keys(tmp_path).create("mine")
+    headers = [("authorization", value.format(key=shown)) for value in values]
+    async with served.client() as client:
+        answer = await client.get("/v1/models", headers=headers)
+    message = refused(answer, 401, "invalid_api_key")["message"]
+    assert message.startswith(said)
+    assert shown not in message
+
+
 @given(st.text() | st.from_regex(r"kwaai_.{0,40}_[0-9a-f]{64}"))
 def test_no_text_breaks_the_look_up(text: str) -> None:
     with pytest.raises(InvalidKey):
@@ -329,7 +354,7 @@ async def test_requests_a_minute_are_those_of_any_60_seconds(mock_clock: Any) ->
             pass
     mock_clock.jump(29)  # 59 seconds after the first
     for _ in range(5):  # what is refused is not counted
-        with pytest.raises(Busy, match="3 requests a minute") as over, quotas.request(KEY):
+        with pytest.raises(Busy, match="make 3 requests a minute:") as over, quotas.request(KEY):
             pass
         assert over.value.retry_after == pytest.approx(1)
     other = Key("other", "0" * 64, 1, requests_per_minute=1)
@@ -341,6 +366,8 @@ async def test_requests_a_minute_are_those_of_any_60_seconds(mock_clock: Any) ->
     with pytest.raises(Busy) as over, quotas.request(KEY):
         pass
     assert over.value.retry_after == pytest.approx(10)
+    with pytest.raises(Busy, match="may make 1 request a minute:"), quotas.request(other):
+        pass
 
 
 async def test_requests_at_a_time_end_however_they_end(mock_clock: Any) -> None:
@@ -378,7 +405,10 @@ async def test_over_its_requests_at_a_time_a_key_waits(served: Served, tmp_path:
             await first.send_all(request)
             play = await served.executor.play()
             over = await client.post(CHAT, json=chat_body())
-            assert "1 requests at a time" in refused(over, 429, "rate_limit_exceeded")["message"]
+            assert (
+                "may make 1 request at a time:"
+                in refused(over, 429, "rate_limit_exceeded")["message"]
+            )
             assert over.headers["retry-after"] == "1"
         await play.left.wait()  # it was the client that left
         served.executor.entering.set()

@@ -38,10 +38,10 @@ class Quotas:
         while use.times and use.times[0] <= now - _MINUTE:
             use.times.popleft()
         if key.concurrent is not None and use.running >= key.concurrent:
-            raise _over(key, f"{key.concurrent} requests at a time", 1.0)
+            raise _over(key, key.concurrent, "at a time", 1.0)
         if (most := key.requests_per_minute) is not None:
             if len(use.times) >= most:
-                raise _over(key, f"{most} requests a minute", use.times[-most] + _MINUTE - now)
+                raise _over(key, most, "a minute", use.times[-most] + _MINUTE - now)
             use.times.append(now)
         use.running += 1
         try:
@@ -50,6 +50,6 @@ class Quotas:
             use.running -= 1
 
 
-def _over(key: Key, limit: str, seconds: float) -> Busy:
-    wait = f"the key “{key.name}” may make {limit}: try again later"
-    return Busy(wait, retry_after=seconds)
+def _over(key: Key, most: int, when: str, seconds: float) -> Busy:
+    limit = f"{most} request{'s' * (most > 1)} {when}"
+    return Busy(f"the key “{key.name}” may make {limit}: try again later", retry_after=seconds)
