@@ -35,6 +35,7 @@ REQUEST_ID = "kwaai.request_id"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _AUTHORITY = re.compile(rb"([a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 _ORIGIN = re.compile(rb"https?://(.*)", re.ASCII)
+_BEARER = "in the header “Authorization: Bearer …”"
 _LINGER = 1.0
 
 
@@ -124,14 +125,19 @@ class Door:
 
 
 def _bearer(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The key in the header Authorization. Errors: :class:`InvalidKey` where there is none."""
+    """The key in the header Authorization. Errors: :class:`InvalidKey` where there is not one."""
     given = [value for name, value in headers if name == b"authorization"]
-    scheme, _, key = given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
-    if scheme.lower() != "bearer":
+    if not given:
         raise InvalidKey(
-            "this node needs an API key, in the header “Authorization: Bearer …”: whoever runs it "
-            "makes one by kwaai keys create"
+            f"this node needs an API key, {_BEARER}: whoever runs it makes one by kwaai keys create"
         )
+    if len(given) > 1:
+        raise InvalidKey("the header Authorization is here more than once: it may be given once")
+    scheme, _, key = given[0].decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer":
+        raise InvalidKey(f"the header Authorization has no “Bearer”: the API key goes {_BEARER}")
+    if not key.strip():
+        raise InvalidKey(f"the header Authorization has no key in it: the API key goes {_BEARER}")
     return key.strip()
 
 
