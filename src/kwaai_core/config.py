@@ -14,12 +14,15 @@ from fractions import Fraction
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kwaai_core.errors import ConfigError
 from kwaai_core.types import MANY, RoleName
 
 S = TypeVar("S")
+
+Count = Annotated[int, "of anything but bytes"]
+"""The type of a setting that is a whole number and no size, where an ``int`` may be ``"2GiB"``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,13 @@ class ServerSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: Count = 8000
     hosts: tuple[str, ...] = ()
     certfile: str = ""
     keyfile: str = ""
-    connections: int = 256
+    connections: Count = 256
     max_body: int = 1 << 20
-    max_messages: int = 2048
+    max_messages: Count = 2048
     body_timeout: float = 30.0
     ping_seconds: float = 5.0
     grace_seconds: float = 10.0
@@ -202,7 +205,7 @@ class Config:
     def sourced(self, name: str, kind: type[Any]) -> dict[str, tuple[Any, str]]:
         """Every key of a table with its value and where that comes from."""
         given = _as_table(self.document.get(name, {}), name, self.file)
-        hints, found = get_type_hints(kind), dict[str, tuple[Any, str]]()
+        hints, found = get_type_hints(kind, include_extras=True), dict[str, tuple[Any, str]]()
         keys, defaults = [f.name for f in fields(kind)], kind()
 
         def take(key: str) -> None:
@@ -321,9 +324,9 @@ def _from_text(text: str, kind: Any) -> Any:
     """A text as TOML would have it; one that does not fit stays, and is refused as a value is."""
     if kind is bool:
         return _WORDS.get(text.lower(), text)
-    if kind in (int, float):
+    if kind in (int, float, Count):
         with suppress(ValueError):
-            return kind(text)
+            return float(text) if kind is float else int(text)
     if get_origin(kind) is tuple:
         return [part.strip() for part in text.split(",") if part.strip()]
     return text
@@ -347,8 +350,10 @@ def _convert(value: Any, kind: Any, place: str, source: object) -> Any:
         return float(value)
     if kind is int and isinstance(value, str) and _SIZE.fullmatch(value):
         return parse_size(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        size = "a whole number, or a size like 512MiB"
-        words = {int: size, float: "a number", str: "a text", bool: "true or false"}
+    plain = int if kind == Count else kind
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        whole = "a whole number"
+        words = {int: f"{whole}, or a size like 512MiB", Count: whole, float: "a number"}
+        words |= {str: "a text", bool: "true or false"}
         raise ConfigError(f"{source}: {place} = {value!r}: must be {words.get(kind, kind)}")
     return value

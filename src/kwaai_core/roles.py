@@ -208,7 +208,8 @@ class Offer(Generic[T_co]):
     ``open`` is called inside the node's event loop; what it yields fills the role until the
     context is left. An exception out of the context means that the lobe crashed. ``settings`` is
     a frozen dataclass whose fields, with their defaults, are the keys of the table ``[name]``;
-    its ``__post_init__`` may refuse a value with :class:`ValueError`.
+    its ``__post_init__`` may refuse a value with :class:`ValueError`. A field of the type ``int``
+    may be written as a size, ``"2GiB"``; one of :data:`kwaai_core.config.Count` may not.
     """
 
     name: str
@@ -221,6 +222,15 @@ class Describes(Protocol):
     """Optional, for any role: facts for ``kwaai lobes --json``, as JSON can write them."""
 
     def describe(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Reaches(Protocol):
+    """Optional, for a router that needs other nodes for some models."""
+
+    async def unreachable(self) -> str:
+        """Why no model here could be answered now; nothing where one could be."""
+        ...
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kwaai_core.config import (
     CORE_TABLES,
     Config,
+    Count,
     LogSettings,
     ServerSettings,
     default_state,
@@ -35,6 +36,8 @@ class Settings:
     paths: tuple[str, ...] = ()
     mode: Literal["a", "b"] = "a"
     limit: int | None = None
+    heads: Count = 1
+    most: Count | None = None
 
 
 def config(document: dict[str, Any] | None = None, **more: Any) -> Config:
@@ -95,6 +98,8 @@ def test_lobes_come_from_flag_environment_or_file() -> None:
         ("paths", ["a", "b"], ("a", "b")),
         ("mode", "b", "b"),
         ("limit", 5, 5),
+        ("heads", 7, 7),
+        ("most", 7, 7),
     ],
 )
 def test_values_that_fit(key: str, value: Any, read_as: Any) -> None:
@@ -119,6 +124,9 @@ def test_values_that_fit(key: str, value: Any, read_as: Any) -> None:
         ("mode", "c", "must be one of a, b"),
         ("mode", ["a"], "must be one of a, b"),
         ("limit", "x", "must be a whole number, or a size like 512MiB"),
+        ("heads", "8KB", "must be a whole number"),
+        ("heads", True, "must be a whole number"),
+        ("most", "8", "must be a whole number"),
     ],
 )
 def test_values_that_do_not_fit(key: str, value: Any, must: str) -> None:
@@ -142,6 +150,8 @@ def _shown(value: Any) -> str:
         ("paths", "a, b,", ("a", "b")),
         ("mode", "b", "b"),
         ("limit", "3", 3),
+        ("heads", "3", 3),
+        ("most", "3", 3),
     ],
 )
 def test_values_of_the_environment(key: str, text: str, read_as: Any) -> None:
@@ -150,7 +160,9 @@ def test_values_of_the_environment(key: str, text: str, read_as: Any) -> None:
     assert getattr(table, key) == read_as
 
 
-@pytest.mark.parametrize(("key", "text"), [("count", "x"), ("share", ""), ("deep", "perhaps")])
+@pytest.mark.parametrize(
+    ("key", "text"), [("count", "x"), ("share", ""), ("deep", "perhaps"), ("heads", "1KB")]
+)
 def test_a_bad_variable_is_named(key: str, text: str) -> None:
     variable = f"KWAAI_LOBE_{key.upper()}"
     with pytest.raises(ConfigError, match=variable):
@@ -193,6 +205,16 @@ def test_a_value_out_of_range_is_named(key: str, value: float, must: str) -> Non
     variable = f"KWAAI_SERVER_{key.upper()}"
     with pytest.raises(ConfigError, match=variable):
         _ = config(environment={variable: str(value)}).server
+
+
+@pytest.mark.parametrize("key", ["port", "connections", "max_messages"])
+@pytest.mark.parametrize("value", ["8KB", "x", "8000"])
+def test_what_is_not_of_bytes_is_no_size(key: str, value: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _ = config({"server": {key: value}}).server
+    message = f"kwaai.toml: [server] {key} = '{value}': must be a whole number"
+    assert str(caught.value) == message
+    assert config({"server": {"max_body": "8KB"}}).server.max_body == 8000
 
 
 def test_a_variable_that_does_nothing_is_a_warning() -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from kwaai_core.config import Count
+
 _MADE = "one is made by: openssl rand -hex 32"
 
 
@@ -30,10 +32,10 @@ class Libp2pSettings:
     bootstrap: tuple[str, ...] = ()
     mdns: bool = False
     network_key_file: str = ""
-    max_connections: int = 256
-    peer_connections: int = 8
-    peer_streams: int = 256
-    peer_requests: int = 500
+    max_connections: Count = 256
+    peer_connections: Count = 8
+    peer_streams: Count = 256
+    peer_requests: Count = 500
     peer_bytes: int = 1 << 28
     relay: bool = False
     relays: tuple[str, ...] = ()

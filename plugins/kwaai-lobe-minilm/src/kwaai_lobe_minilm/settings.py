@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from kwaai_core.config import Count
+
 
 @dataclass(frozen=True, slots=True)
 class MinilmSettings:
@@ -12,9 +14,9 @@ class MinilmSettings:
     ``tokens``: of all texts of one call together.
     """
 
-    threads: int = 0
-    calls: int = 64
-    tokens: int = 300_000
+    threads: Count = 0
+    calls: Count = 64
+    tokens: Count = 300_000
 
     def __post_init__(self) -> None:
         for key, (low, high) in _LIMITS.items():
