@@ -322,6 +322,7 @@ def nearest(name: str, valid: Collection[str]) -> str:
 
 def _from_text(text: str, kind: Any) -> Any:
     """A text as TOML would have it; one that does not fit stays, and is refused as a value is."""
+    kind = _given_kind(kind)
     if kind is bool:
         return _WORDS.get(text.lower(), text)
     if kind in (int, float, Count):
@@ -332,16 +333,22 @@ def _from_text(text: str, kind: Any) -> Any:
     return text
 
 
+def _given_kind(kind: Any) -> Any:
+    """The type of a value that is given, where it may also be None."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(a for a in get_args(kind) if a is not type(None))
+    return kind
+
+
 def _convert(value: Any, kind: Any, place: str, source: object) -> Any:
     """A value of TOML as the type that a setting has, or a :class:`ConfigError`."""
+    kind = _given_kind(kind)
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal:
         if value in arguments:
             return value
         allowed = ", ".join(map(str, arguments))
         raise ConfigError(f"{source}: {place} = {value!r}: must be one of {allowed}")
-    if origin in (Union, types.UnionType):
-        return _convert(value, next(a for a in arguments if a is not type(None)), place, source)
     if origin is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{source}: {place} = {value!r}: must be a list")
