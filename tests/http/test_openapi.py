@@ -1,6 +1,7 @@
 """The OpenAPI document says what the app and its parsers do, all of it and no more."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,37 @@ def operations(found: Mapping[str, Any]) -> set[tuple[str, str]]:
 async def test_every_route_is_in_it_and_nothing_else(served: Served) -> None:
     assert operations(await fetch(served)) == OPERATIONS.keys() - LOCAL
     assert operations(await fetch(served, local=True)) == OPERATIONS.keys()
+
+
+async def test_every_operation_has_a_name_of_its_own(node: FakeNode, tmp_path: Path) -> None:
+    """Clients are made with them, so they stay: who changes one breaks those."""
+
+    async def ask(request: Request) -> Response:
+        return Response()
+
+    lobes = [Route("/ask-it/{n:int}", ask), Route("/ask-it/{n:int}", ask, methods=["PUT"])]
+    node.routes = [("own", lobes)]
+    async with serving(node, tmp_path) as served:
+        found = await fetch(served, local=True)
+    named = {
+        (method.upper(), path): operation["operationId"]
+        for path, item in found["paths"].items()
+        for method, operation in item.items()
+    }
+    assert len({*named.values()}) == len(named) == len(OPERATIONS) + 2
+    assert all(re.fullmatch(r"[a-z]\w*", name) for name in named.values())
+    assert named["GET", "/lobes/own/ask-it/{n}"] == "get_lobes_own_ask_it_n"
+    for path, name in {
+        "POST /v1/chat/completions": "createChatCompletion",
+        "POST /v1/completions": "createCompletion",
+        "POST /v1/embeddings": "createEmbedding",
+        "POST /v1/responses": "createResponse",
+        "GET /v1/models": "listModels",
+        "GET /v1/models/{id}": "retrieveModel",
+        "POST /tokenize": "tokenize",
+        "POST /v1/tokenize": "tokenizeV1",
+    }.items():
+        assert named[tuple(path.split())] == name
 
 
 async def test_the_routes_of_lobes_are_in_it(node: FakeNode, tmp_path: Path) -> None:

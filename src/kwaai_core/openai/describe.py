@@ -31,9 +31,11 @@ _ANY: Schema = {}
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one method of one path does: the schemas of its body, of its answer, which is None
-    where there is never one, and of an event where it can stream; and what its query may have."""
+    """What one method of one path does: a name for it, which stays as it is since clients are made
+    with it; the schemas of its body, of its answer, which is None where there is never one, and of
+    an event where it can stream; and what its query may have."""
 
+    name: str
     summary: str
     answer: Schema | None
     body: str = ""
@@ -42,58 +44,76 @@ class Operation:
     media: str = "application/json"
 
 
-_TOKENIZE = Operation(
-    "The tokens of a text, or of a conversation", ref("Tokens"), "TokenizeRequest"
-)
-_DETOKENIZE = Operation("The text of tokens", ref("Detokenized"), "DetokenizeRequest")
-_INFO = Operation(
-    "The special tokens and the chat template of a model", ref("TokenizerInfo"), query=("model",)
-)
-_NOT_KEPT = Operation("404: no response is kept", None)
+def _tokenize(name: str) -> Operation:
+    summary = "The tokens of a text, or of a conversation"
+    return Operation(name, summary, ref("Tokens"), "TokenizeRequest")
+
+
+def _detokenize(name: str) -> Operation:
+    return Operation(name, "The text of tokens", ref("Detokenized"), "DetokenizeRequest")
+
+
+def _info(name: str) -> Operation:
+    summary = "The special tokens and the chat template of a model"
+    return Operation(name, summary, ref("TokenizerInfo"), query=("model",))
+
+
+def _not_kept(name: str) -> Operation:
+    return Operation(name, "404: no response is kept", None)
+
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
-    ("GET", "/"): Operation("The base URL of the API, and the paths to begin with", _ANY),
-    ("GET", _OPEN): Operation("Whether the process is alive", _ANY),
-    ("GET", "/ready"): Operation("Whether a request would be answered without waiting", _ANY),
-    ("GET", "/metrics"): Operation(
-        "Numbers in Prometheus' format", {"type": "string"}, media="text/plain"
+    ("GET", "/"): Operation(
+        "showIndex", "The base URL of the API, and the paths to begin with", _ANY
     ),
-    ("GET", "/openapi.json"): Operation("This document", _ANY),
-    ("GET", "/v1/models"): Operation("Every model that can be run here", ref("ModelList")),
-    ("GET", "/v1/models/{id}"): Operation("One of the models", ref("Model")),
+    ("GET", _OPEN): Operation("checkHealth", "Whether the process is alive", _ANY),
+    ("GET", "/ready"): Operation(
+        "checkReadiness", "Whether a request would be answered without waiting", _ANY
+    ),
+    ("GET", "/metrics"): Operation(
+        "showMetrics", "Numbers in Prometheus' format", {"type": "string"}, media="text/plain"
+    ),
+    ("GET", "/openapi.json"): Operation("showOpenapi", "This document", _ANY),
+    ("GET", "/v1/models"): Operation(
+        "listModels", "Every model that can be run here", ref("ModelList")
+    ),
+    ("GET", "/v1/models/{id}"): Operation("retrieveModel", "One of the models", ref("Model")),
     ("POST", "/v1/chat/completions"): Operation(
+        "createChatCompletion",
         "The next turn of a conversation",
         ref("ChatCompletion"),
         "ChatRequest",
         {"anyOf": [ref("ChatCompletionChunk"), ref("Error")]},
     ),
     ("POST", "/v1/completions"): Operation(
+        "createCompletion",
         "How a text goes on, without a template",
         ref("Completion"),
         "CompletionRequest",
         {"anyOf": [ref("CompletionChunk"), ref("Error")]},
     ),
     ("POST", "/v1/embeddings"): Operation(
-        "Texts as vectors", ref("Embeddings"), "EmbeddingsRequest"
+        "createEmbedding", "Texts as vectors", ref("Embeddings"), "EmbeddingsRequest"
     ),
     ("POST", "/v1/responses"): Operation(
+        "createResponse",
         "The next turn of a conversation, as a response",
         ref("Response"),
         "ResponseRequest",
         ref("ResponseEvent"),
     ),
-    ("GET", "/v1/responses/{id}"): _NOT_KEPT,
-    ("POST", "/v1/responses/{id}"): _NOT_KEPT,
-    ("DELETE", "/v1/responses/{id}"): _NOT_KEPT,
-    ("POST", "/tokenize"): _TOKENIZE,
-    ("POST", "/detokenize"): _DETOKENIZE,
-    ("GET", "/tokenizer_info"): _INFO,
-    ("POST", "/v1/tokenize"): _TOKENIZE,
-    ("POST", "/v1/detokenize"): _DETOKENIZE,
-    ("GET", "/v1/tokenizer_info"): _INFO,
-    ("GET", "/lobes"): Operation("Every lobe and its state", _ANY),
-    ("GET", "/peers"): Operation("The peers of this node", _ANY),
-    ("POST", "/peers/{command}"): Operation("A command of kwaai peers", _ANY),
+    ("GET", "/v1/responses/{id}"): _not_kept("retrieveResponse"),
+    ("POST", "/v1/responses/{id}"): _not_kept("changeResponse"),
+    ("DELETE", "/v1/responses/{id}"): _not_kept("deleteResponse"),
+    ("POST", "/tokenize"): _tokenize("tokenize"),
+    ("POST", "/detokenize"): _detokenize("detokenize"),
+    ("GET", "/tokenizer_info"): _info("showTokenizer"),
+    ("POST", "/v1/tokenize"): _tokenize("tokenizeV1"),
+    ("POST", "/v1/detokenize"): _detokenize("detokenizeV1"),
+    ("GET", "/v1/tokenizer_info"): _info("showTokenizerV1"),
+    ("GET", "/lobes"): Operation("listLobes", "Every lobe and its state", _ANY),
+    ("GET", "/peers"): Operation("listPeers", "The peers of this node", _ANY),
+    ("POST", "/peers/{command}"): Operation("commandPeers", "A command of kwaai peers", _ANY),
 }
 """By method and path. What is not here belongs to a lobe."""
 
@@ -110,7 +130,7 @@ def openapi(
     paths: dict[str, Schema] = {}
     for method, path in routes:
         plain = _PARAMETER.sub(r"{\1}", path)
-        operation = OPERATIONS.get((method, plain), Operation("A route of a lobe", _ANY))
+        operation = OPERATIONS.get((method, plain)) or _of_lobe(method, plain)
         found = _operation(operation, keyed=keyed and plain != _OPEN)
         parameters = _parameters("path", _PARAMETER.findall(path))
         parameters += _parameters("query", operation.query)
@@ -128,13 +148,19 @@ def openapi(
     }
 
 
+def _of_lobe(method: str, path: str) -> Operation:
+    words = re.findall(r"[a-z0-9]+", f"{method} {path}".lower())
+    return Operation("_".join(words), "A route of a lobe", _ANY)
+
+
 @lru_cache(1)  # all of it takes 15 ms, in which the node does nothing else
 def _requests(max_messages: int) -> dict[str, Schema]:
     return {name: request(max_messages) for name, request in REQUESTS.items()}
 
 
 def _operation(operation: Operation, *, keyed: bool) -> Schema:
-    found: Schema = {"summary": operation.summary, "responses": _responses(operation, keyed=keyed)}
+    found: Schema = {"operationId": operation.name, "summary": operation.summary}
+    found["responses"] = _responses(operation, keyed=keyed)
     if operation.body:
         found["requestBody"] = {
             "required": True,
