@@ -122,7 +122,10 @@ async def unknown_model(state: Path) -> bytes:
 
 @provokes(404, None)
 async def no_such_path(state: Path) -> bytes:
-    return await asked(state, get("/nope"))
+    answer = await asked(state, get("/nope"))
+    for path in (b"/v1/models", b"/tokenize", b"/openapi.json"):
+        assert path in answer
+    return answer
 
 
 @provokes(405, None)

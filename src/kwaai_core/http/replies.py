@@ -23,7 +23,7 @@ USED = "kwaai.used"
 
 PATHS = (
     "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings",
-    "/health", "/ready", "/metrics",
+    "/tokenize", "/health", "/ready", "/metrics", "/openapi.json",
 )  # fmt: skip
 """What a newcomer wants to know of."""
 
