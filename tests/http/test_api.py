@@ -356,6 +356,16 @@ async def test_not_ready_without_an_executor_says_what_to_install(
     assert "pip install" in error["message"]
 
 
+async def test_not_ready_where_the_router_reaches_nobody_for_any_model(served: Served) -> None:
+    async def unreachable() -> str:
+        return "nobody in reach holds blocks 6–11 of big"
+
+    served.node.router.unreachable = unreachable
+    async with served.client() as client:
+        error = error_of(await client.get("/ready"), 503, "no_peer_available")
+    assert error["message"] == "nobody in reach holds blocks 6–11 of big"
+
+
 async def test_what_is_missed_by_a_letter_is_named(served: Served) -> None:
     async with served.client() as client:
         missed = await client.post(CHAT, json=chat_body(temprature=1))

@@ -265,7 +265,7 @@ async def test_the_digest_is_a_name_too(served: Served, embedder: FakeEmbedder) 
     assert answer["model"] == EMBEDDER.id
 
 
-@pytest.mark.parametrize("model", ["nope", CARD.id, "text-embedding-3-small"])
+@pytest.mark.parametrize("model", ["nope", "text-embedding-3-small"])
 async def test_an_unknown_model(served: Served, embedder: FakeEmbedder, model: str) -> None:
     async with served.client() as client:
         error = error_of(await client.post(PATH, json=body(model=model)), 404, "model_not_found")
@@ -273,6 +273,25 @@ async def test_an_unknown_model(served: Served, embedder: FakeEmbedder, model: s
     assert model in error["message"]
     assert EMBEDDER.id in error["message"]
     assert embedder.calls == []
+
+
+async def test_a_model_that_writes_text_makes_no_vectors(
+    served: Served, embedder: FakeEmbedder
+) -> None:
+    async with served.client() as client:
+        error = error_of(await client.post(PATH, json=body(model=CARD.id)), 400, None)
+    assert error["param"] == "model"
+    assert "/v1/chat/completions" in error["message"]
+    assert embedder.calls == []
+
+
+async def test_nobody_tells_of_the_tokens_of_a_model_that_makes_vectors(
+    served: Served, embedder: FakeEmbedder
+) -> None:
+    async with served.client() as client:
+        for path, more in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
+            answer = await client.post(path, json={"model": EMBEDDER.id} | more)
+            assert "makes vectors" in error_of(answer, 400, None)["message"]
 
 
 async def test_only_the_dimensions_that_there_are(served: Served, embedder: FakeEmbedder) -> None:

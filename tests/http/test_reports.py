@@ -1,6 +1,8 @@
 """What an answer over spans tells of how it came about."""
 
-from kwaai_core.openai import route_of
+from dataclasses import replace
+
+from kwaai_core.openai import route_of, together
 from kwaai_core.types import Hop, HopTiming, Report, Span
 
 PLANNED = (Hop("local", Span(0, 2)), Hop("12D3Koo", Span(2, 4)))
@@ -39,3 +41,19 @@ def test_times_are_told_where_they_are_asked_for() -> None:
         }
         for peer in ("local", "12D3Other")
     ]
+
+
+def test_what_several_answers_took_is_told_together() -> None:
+    other = Hop("12D3Third", Span(2, 4))
+    second = Report(
+        (replace(REPORT.timings[0], rows=2, queue_ms=0.75), replace(REPORT.timings[1], hop=other)),
+        exact=True,
+        same_text_guaranteed=False,
+    )
+    found = together(together(None, REPORT), second)
+    assert found is not None and (found.exact, found.same_text_guaranteed) == (True, False)
+    assert [took.hop.peer for took in found.timings] == ["local", "12D3Other", "12D3Third"]
+    first, *rest = found.timings
+    assert (first.rows, first.replayed, first.queue_ms, first.compute_ms) == (42, 24, 2.0, 600.0)
+    assert [took.rows for took in rest] == [40, 40]
+    assert together(REPORT, None) == REPORT

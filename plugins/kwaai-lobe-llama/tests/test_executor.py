@@ -122,6 +122,24 @@ async def test_a_model_is_loaded_once_for_all_who_ask_at_once(tmp_path: Path, qw
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.parametrize("exact", [True, False])
+async def test_an_answer_of_a_whole_model_tells_how_it_came_about(
+    tmp_path: Path, qwen2: Path, exact: bool
+) -> None:
+    async with executor(tmp_path, {"q": qwen2}) as llama:
+        (card,) = await llama.models()
+        for _ in range(2):
+            request = GenerateRequest(card, "abcdefg", GREEDY, (), 5, exact)
+            async with llama.generate(request) as deltas:
+                *_, last = [delta async for delta in deltas]
+            assert last.report is not None and last.usage is not None
+            (took,) = last.report.timings
+            assert (took.hop.peer, took.hop.span) == ("local", Span(0, card.blocks))
+            assert last.report.exact == last.report.same_text_guaranteed == exact
+            assert took.rows == last.usage.prompt_tokens - last.usage.cached_tokens + 4
+            assert took.compute_ms > 0 and took.queue_ms >= 0
+
+
 async def test_the_first_model_is_loaded_before_anybody_asks(tmp_path: Path, qwen2: Path) -> None:
     async with executor(tmp_path, {"q": qwen2}, replace(SMALL, load="")) as llama:
         with trio.fail_after(20):

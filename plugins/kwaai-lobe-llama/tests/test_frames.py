@@ -220,10 +220,21 @@ def test_text_survives(tokens: int, text: str) -> None:
     assert decode_text(encode_text(tokens, text)) == (tokens, text)
 
 
-@given(st.sampled_from(["stop", "length", "tool_calls"]), st.binary(max_size=32))
-def test_a_finish_survives(reason: str, digest: bytes) -> None:
-    finish = Finish(reason, 7, 8, 9, digest)
+@given(
+    st.sampled_from(["stop", "length", "tool_calls"]),
+    st.binary(max_size=32),
+    st.floats(min_value=0, allow_infinity=False),
+)
+def test_a_finish_survives(reason: str, digest: bytes, took: float) -> None:
+    finish = Finish(reason, 7, 8, 9, digest, took, 2 * took if took < 1e300 else 0.0)
     assert decode_finish(encode_finish(finish)) == finish
+
+
+@pytest.mark.parametrize("took", [-1.0, float("inf"), float("nan")])
+def test_an_answer_takes_a_time_that_there_is(took: float) -> None:
+    for times in ((took, 1.0), (1.0, took)):
+        with pytest.raises(FrameError, match="ms of waiting"):
+            decode_finish(encode_finish(Finish("stop", 7, 8, 9, b"", *times)))
 
 
 @given(st.sampled_from(FailureCode), texts, texts)

@@ -11,6 +11,7 @@ import trio.testing
 from simulated import Chat, chat, request, town, whole
 
 from kwaai_core import Intent, NoPeerAvailable, RequestError, UpstreamLost
+from kwaai_core.roles import Reaches
 from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line, check_router
 from kwaai_core.testing.spans import TOY
@@ -206,6 +207,35 @@ async def test_a_node_that_leaves_moves_its_sessions_first(
         assert not gateway.router.swarm.blamed
         with trio.fail_after(5):
             await used.left.wait()
+
+
+async def test_a_node_reaches_a_model_once_all_of_its_blocks_are_held(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        first = await here.add("0-5", whole=False)
+        assert isinstance(first.router, Reaches)
+        assert await first.router.unreachable() == (
+            "nobody in reach holds blocks 6–11 of toy/model; “kwaai swarm status toy/model” shows "
+            "who holds what"
+        )
+        second = await here.add("6-11", whole=False)
+        with trio.fail_after(20):
+            while await first.router.unreachable():  # noqa: ASYNC110
+                await trio.sleep(0.5)
+        here.kill(second)
+        with trio.fail_after(60):
+            while not await first.router.unreachable():  # noqa: ASYNC110
+                await trio.sleep(0.5)
+
+
+async def test_a_model_that_fits_whole_is_always_in_reach(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        alone = await here.add("0-5")
+        alone.executor.fits_whole = True
+        assert await alone.router.unreachable() == ""
 
 
 async def test_without_another_path_the_answer_ends_and_says_what_is_missing(

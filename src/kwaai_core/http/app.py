@@ -33,7 +33,7 @@ from kwaai_core.http.sse import Calls, Generate
 from kwaai_core.http.tokens import token_routes
 from kwaai_core.openai.fields import Fields, flag, number, text
 from kwaai_core.openai.strict import brief, load_object
-from kwaai_core.roles import Host
+from kwaai_core.roles import Host, Reaches
 from kwaai_core.types import LobeStatus, ModelCard
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ async def _health(request: Request) -> Response:
 
 async def _ready(node: Served, request: Request) -> Response:
     if node.ready():
+        if isinstance(node.router, Reaches) and (why := await node.router.unreachable()):
+            raise NoPeerAvailable(why, retry_after=5)
         return Json({"status": "ready"})
     for status in node.statuses():
         if status.role in ("executor", "router") and status.state in ("failed", "waiting"):

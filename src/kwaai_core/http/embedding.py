@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -10,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kwaai_core import openai
-from kwaai_core.errors import ModelNotFound, NoPeerAvailable
+from kwaai_core.errors import KwaaiError, ModelNotFound, NoPeerAvailable, RequestError
 from kwaai_core.http.replies import USED
 from kwaai_core.http.sse import Calls
 from kwaai_core.openai import EmbeddingsCall
@@ -39,7 +40,7 @@ class Embed:
             raise NoPeerAvailable(NO_EMBEDDER)
         card = embedder.card
         if call.model not in (card.id, card.digest):
-            raise ModelNotFound(call.model, [card.id])
+            raise await _writes(self._host, call.model) or ModelNotFound(call.model, [card.id])
         call.check(card)
         found, body = await embedder.embed(call.texts), bytearray()
         scope[USED] = card.id, Usage(sum(embedding.tokens for embedding in found), 0)
@@ -47,3 +48,16 @@ class Embed:
             body += piece
             await trio.lowlevel.checkpoint()  # a thousand vectors are half a second's work
         await Response(bytes(body), media_type="application/json")(scope, receive, send)
+
+
+async def _writes(host: Host, model: str) -> RequestError | None:
+    """The error that says that a model is there, and makes no vectors."""
+    for executor in host.executors:
+        with suppress(KwaaiError):
+            if any(model in (card.id, card.digest) for card in await executor.models()):
+                return RequestError(
+                    f"the model “{model}” writes text, and makes no vectors: it is for "
+                    "/v1/chat/completions and /v1/completions",
+                    param="model",
+                )
+    return None

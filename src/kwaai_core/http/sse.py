@@ -27,7 +27,7 @@ from kwaai_core.openai import PING, Call, Chunks, Head, ResponseEvents
 from kwaai_core.openai.batches import Batches, End, each
 from kwaai_core.openai.logprobs import Kind
 from kwaai_core.roles import Host, Route
-from kwaai_core.types import CallPiece, TokenLogprob, Usage
+from kwaai_core.types import CallPiece, Report, TokenLogprob, Usage
 
 log = logging.getLogger("kwaai.http")
 
@@ -200,6 +200,7 @@ class _Told:
         self.route = b""
         self.kwaai: dict[str, object] = {}
         self._route: Route | None = None
+        self._report: Report | None = None
 
     def begin(self, route: Route) -> None:
         """A choice has its route: the first one's is told."""
@@ -217,9 +218,10 @@ class _Told:
             self.usage.cached_tokens + once * end.usage.cached_tokens,
         )
         self._scope[USED] = self.head.model, self.usage
-        if index == 0 and self._route is not None:
+        self._report = openai.together(self._report, end.report)
+        if not self.left and self._route is not None:
             timing = self.call.timing
-            self.kwaai = openai.route_of(self._route.hops, end.report, timing=timing)
+            self.kwaai = openai.route_of(self._route.hops, self._report, timing=timing)
 
 
 _PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "text": "cmpl-", "response": "resp_"}

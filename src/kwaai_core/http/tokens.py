@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import cast
 
@@ -85,7 +86,7 @@ async def _found(host: Host, model: str | None) -> tuple[Tokenizes, ModelCard]:
     if not asked and failure is not None:
         raise failure
     if not asked:
-        raise ModelNotFound(model or "", [card.id for _, card in offered])
+        raise _untold(host, model) or ModelNotFound(model or "", [card.id for _, card in offered])
     if not able:
         raise RequestError(
             f"{asked[0][1].id} has no tokenizer here: its executor does not tell of tokens",
@@ -103,3 +104,14 @@ def _tokenizes(executor: Executor) -> bool:
         return all(hasattr(executor, name) for name in ("tokenize", "detokenize", "tokenizer"))
     except KwaaiError:
         return False
+
+
+def _untold(host: Host, model: str | None) -> RequestError | None:
+    """The error that says that a model is there, and nothing tells of its tokens."""
+    with suppress(KwaaiError):
+        if model and host.embedder and model in (host.embedder.card.id, host.embedder.card.digest):
+            return RequestError(
+                f"the model “{model}” makes vectors: what tokens it reads is not told here",
+                param="model",
+            )
+    return None

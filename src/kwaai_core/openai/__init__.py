@@ -9,6 +9,7 @@ from kwaai_core.openai.answers import (
     models,
     route_header,
     route_of,
+    together,
 )
 from kwaai_core.openai.chunks import PING, Chunks, failed_event
 from kwaai_core.openai.describe import openapi
@@ -22,5 +23,5 @@ __all__ = [
     "PING", "Call", "Choice", "Chunks", "EmbeddingsCall", "Head", "ResponseCall", "ResponseEvents",
     "completion", "document", "embeddings", "events", "failed_event", "failure", "model", "models",
     "openapi", "parse_chat", "parse_completion", "parse_embeddings", "parse_response",
-    "route_header", "route_of",
+    "route_header", "route_of", "together",
 ]  # fmt: skip

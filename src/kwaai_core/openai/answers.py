@@ -94,6 +94,32 @@ def route_of(
     return facts | ({"timing": [_timing(took) for took in report.timings]} if timing else {})
 
 
+def together(one: Report | None, other: Report | None) -> Report | None:
+    """What several answers of one call took in all, those of the same hop together."""
+    if one is None or other is None:
+        return one or other
+    added = {took.hop: took for took in one.timings}
+    for took in other.timings:
+        before = added.get(took.hop)
+        added[took.hop] = took if before is None else _sum(before, took)
+    return Report(
+        tuple(added.values()),
+        one.exact and other.exact,
+        one.same_text_guaranteed and other.same_text_guaranteed,
+    )
+
+
+def _sum(one: HopTiming, other: HopTiming) -> HopTiming:
+    return HopTiming(
+        one.hop,
+        one.rows + other.rows,
+        one.replayed + other.replayed,
+        one.queue_ms + other.queue_ms,
+        one.compute_ms + other.compute_ms,
+        one.wire_ms + other.wire_ms,
+    )
+
+
 def route_header(hops: Sequence[Hop]) -> bytes:
     """The value of ``x-kwaai-route``: who was to compute which blocks ``[lo, hi)``, in order."""
     return ", ".join(f"{hop.peer}:{hop.span.lo}-{hop.span.hi}" for hop in hops).encode()

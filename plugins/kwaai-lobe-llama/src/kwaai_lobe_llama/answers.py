@@ -7,6 +7,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from enum import IntEnum
+from math import inf
 
 from kwaai_core import CallPiece, Logprob, TokenLogprob
 from kwaai_lobe_llama.frames import COUNT, Fields, FrameError, text_field, utf8
@@ -22,13 +23,16 @@ class FailureCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """How a request ended; ``digest`` is 32 bytes of SHA-256, or empty where none was asked."""
+    """How a request ended; ``digest`` is 32 bytes of SHA-256, or empty where none was asked. The
+    milliseconds are those of calls that it was part of, and all others."""
 
     reason: str
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     digest: bytes = b""
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Failure:
     param: str = ""
 
 
-_FINISH = struct.Struct("<BxxxIII")
+_FINISH = struct.Struct("<BxxxIIIdd")
 _FAILURE = struct.Struct("<BxxxII")
 _REASONS = ("stop", "length", "tool_calls")
 
@@ -114,16 +118,20 @@ def decode_calls(payload: bytes) -> tuple[CallPiece, ...]:
 def encode_finish(finish: Finish) -> bytes:
     """The payload of FINISH."""
     counts = (finish.prompt_tokens, finish.completion_tokens, finish.cached_tokens)
-    return _FINISH.pack(_REASONS.index(finish.reason), *counts) + finish.digest
+    took = (finish.queue_ms, finish.compute_ms)
+    return _FINISH.pack(_REASONS.index(finish.reason), *counts, *took) + finish.digest
 
 
 def decode_finish(payload: bytes) -> Finish:
     """The :class:`Finish` in a payload; raises :class:`FrameError`."""
     fields = Fields(payload)
-    reason, prompt, completion, cached = map(int, fields.unpack(_FINISH))
+    *whole, queue, compute = fields.unpack(_FINISH)
+    reason, prompt, completion, cached = map(int, whole)
     if reason >= len(_REASONS):
         raise FrameError(f"there is no way {reason} to finish")
-    return Finish(_REASONS[reason], prompt, completion, cached, fields.rest())
+    if not (0 <= queue < inf and 0 <= compute < inf):
+        raise FrameError(f"an answer took {queue} ms of waiting and {compute} ms of computing")
+    return Finish(_REASONS[reason], prompt, completion, cached, fields.rest(), queue, compute)
 
 
 def encode_failure(failure: Failure) -> bytes:

@@ -108,7 +108,8 @@ class LlamaExecutor:
         """See :meth:`kwaai_core.Executor.generate`."""
         worker = await self._pool.worker(request.model, self._finder(request.model), request.exact)
         job = job_of(request)
-        async with worker.generate(job) as (answer, _):
+        whole = Span(0, request.model.blocks)
+        async with worker.generate(job, whole=whole) as (answer, _):
             yield answer
 
     async def tokenize(

@@ -22,12 +22,15 @@ from kwaai_core import (
     CallPiece,
     ContextLengthExceeded,
     Delta,
+    Hop,
+    HopTiming,
     KwaaiError,
     ModelFileError,
     ModelLoading,
     Report,
     RequestError,
     RequestTooLarge,
+    Span,
     TokenIds,
     TokenLogprob,
     UnsupportedParameter,
@@ -38,6 +41,7 @@ from kwaai_lobe_llama.answer import Answer
 from kwaai_lobe_llama.answers import (
     Failure,
     FailureCode,
+    Finish,
     decode_calls,
     decode_failure,
     decode_finish,
@@ -61,7 +65,7 @@ _LONGEST_LINE = 1000  # bytes of what a process says to stderr
 @dataclass(eq=False, slots=True)
 class Request:
     """An answer that a worker is giving; ``routing`` says where it goes, if it has to go anywhere,
-    and ``scope`` is where that is asked."""
+    and ``scope`` is where that is asked. ``whole`` are the blocks of a model that is here whole."""
 
     answer: Answer = field(default_factory=Answer)
     accepted: trio.Event = field(default_factory=trio.Event)
@@ -69,6 +73,7 @@ class Request:
     prompt_field: str = "messages"
     report: Report | None = None
     routing: Routing | None = None
+    whole: Span | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     calls: tuple[CallPiece, ...] = ()
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -242,13 +247,23 @@ class Worker:
             end = decode_finish(payload)
             usage = Usage(end.prompt_tokens, end.completion_tokens, end.cached_tokens)
             request.digest = end.digest
-            last = Delta("", 0, end.reason, usage, request.report)  # type: ignore[arg-type]
+            report = request.report or self._report(request, end)
+            last = Delta("", 0, end.reason, usage, report)  # type: ignore[arg-type]
             request.answer.put(last)
         elif kind is Kind.ACCEPTED:
             request.accepted.set()
         elif kind is Kind.FAILED:
             request.answer.fail(_refusal(decode_failure(payload), request.prompt_field))
             request.accepted.set()
+
+    def _report(self, request: Request, end: Finish) -> Report | None:
+        """How an answer of a whole model came about."""
+        if request.whole is None:
+            return None
+        rows = end.prompt_tokens - end.cached_tokens + max(0, end.completion_tokens - 1)
+        hop = Hop("local", request.whole)
+        took = HopTiming(hop, rows, 0, end.queue_ms, end.compute_ms, 0.0)
+        return Report((took,), self.plan.exact, same_text_guaranteed=self.plan.exact)
 
     def _lost(self, manner: str) -> WorkerLost:
         words = "; ".join(word for word in self._last_words if word)
@@ -279,7 +294,7 @@ class Worker:
 
     @asynccontextmanager
     async def generate(
-        self, job: Job, routing: Routing | None = None
+        self, job: Job, routing: Routing | None = None, whole: Span | None = None
     ) -> AsyncIterator[tuple[Answer, Request]]:
         """Open the answer to a job; entering returns once it is accepted.
 
@@ -289,7 +304,7 @@ class Worker:
         if self.ended.is_set():
             raise self.error or self._lost("was stopped")
         payload = _within_limit(encode_job(job), _prompt_field(job))
-        request = Request(prompt_field=_prompt_field(job), routing=routing)
+        request = Request(prompt_field=_prompt_field(job), routing=routing, whole=whole)
         number = next(self._numbers) & 0xFFFFFFFF
         self._requests[number] = request
         try:

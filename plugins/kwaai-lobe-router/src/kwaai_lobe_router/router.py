@@ -36,6 +36,7 @@ from kwaai_lobe_router.holding import Keeper, runs_spans
 from kwaai_lobe_router.knowing import Neighbourhoods
 from kwaai_lobe_router.measuring import RoundTrips, fast_facts, slow_facts
 from kwaai_lobe_router.planning import plan
+from kwaai_lobe_router.refusals import blocks
 from kwaai_lobe_router.serving import Holding, Serving
 from kwaai_lobe_router.sessions import SessionRouting, View
 from kwaai_lobe_router.settings import SpansSettings
@@ -162,7 +163,9 @@ class SpanRouter:
         wish = self.wish(swarm, intent, gateway)
         found = plan(view.swarm(), wish, view.tier_of)
         if not isinstance(found, Plan):
-            raise NoPeerAvailable(f"{card.id} is not run by this node alone, and {found}")
+            raise NoPeerAvailable(
+                f"{card.id} is not run by this node alone, and {found}; {_ask(card)}"
+            )
         begin = partial(self._begin, swarm, executor, card, wish)
         return Route(ChainExecutor(card, begin), card, found.hops)
 
@@ -245,6 +248,23 @@ class SpanRouter:
         wish = replace(self.wish(self.swarm, intent, gateway), prompt=prompt)
         return complete(showing.planned(card, view.swarm(), wish, view.tier_of))
 
+    async def unreachable(self) -> str:
+        """See :class:`kwaai_core.roles.Reaches`."""
+        why = ""
+        for executor in self._host.executors:
+            spans = runs_spans(executor)
+            for card in await executor.models():
+                if self.swarm is None or not card.digest or spans is None:
+                    return ""
+                if await self._fits(spans, card, Intent(card.id)):
+                    return ""
+                gaps = showing.gaps((await self.view(self.swarm, card)).swarm())
+                if not gaps:
+                    return ""
+                missing = ", ".join(map(blocks, gaps))
+                why = why or f"nobody in reach holds {missing} of {card.id}; {_ask(card)}"
+        return why
+
     def describe(self) -> Mapping[str, Any]:
         """What is held here for the swarm, with the sessions that use it and how many more there is
         room for; and which peers were lost in answers."""
@@ -252,6 +272,10 @@ class SpanRouter:
             return {"holds": [], "lost": {}}
         holds = [_held(holding) for holding in self.swarm.serving.holdings.values()]
         return {"holds": holds, "lost": dict(self.swarm.blamed)}
+
+
+def _ask(card: ModelCard) -> str:
+    return f"“kwaai swarm status {card.id}” shows who holds what"
 
 
 def _held(holding: Holding) -> Mapping[str, Any]:

@@ -16,17 +16,13 @@ Document = dict[str, Any]
 
 def status(card: ModelCard, swarm: Swarm) -> Document:
     """Coverage of every block, who holds it, and what was measured of them."""
-    holders = [0] * swarm.blocks
-    for candidate in swarm.candidates:
-        for unit in candidate.units:
-            for block in range(unit.span.lo, min(unit.span.hi, swarm.blocks)):
-                holders[block] += 1
+    holders = _holders(swarm)
     return {
         "model": card.id,
         "digest": card.digest,
         "blocks": swarm.blocks,
         "holders": holders,
-        "missing": [asdict(span) for span in _gaps(holders)],
+        "missing": [asdict(span) for span in gaps(swarm)],
         "peers": [_peer(candidate) for candidate in swarm.candidates],
     }
 
@@ -62,8 +58,19 @@ def complete(found: Document, *, whole: bool, contradictions: Mapping[str, str])
     return found | {"whole": whole, "contradictions": dict(contradictions)}
 
 
-def _gaps(holders: Sequence[int]) -> list[Span]:
-    gaps = list[Span]()
+def _holders(swarm: Swarm) -> list[int]:
+    """How many hold each block."""
+    holders = [0] * swarm.blocks
+    for candidate in swarm.candidates:
+        for unit in candidate.units:
+            for block in range(unit.span.lo, min(unit.span.hi, swarm.blocks)):
+                holders[block] += 1
+    return holders
+
+
+def gaps(swarm: Swarm) -> list[Span]:
+    """The blocks that nobody holds."""
+    holders, gaps = _holders(swarm), list[Span]()
     for held, run in groupby(range(len(holders)), lambda block: holders[block] > 0):
         found = list(run)
         if not held:

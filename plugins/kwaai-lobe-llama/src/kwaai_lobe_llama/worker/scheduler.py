@@ -67,6 +67,7 @@ class Scheduler:
 
     def submit(self, session: Session) -> None:
         """Queue a session; it starts as soon as a stream is free."""
+        session.asked = time.perf_counter()
         self._waiting.append(session)
 
     def cancel(self, session: Session) -> None:
@@ -169,7 +170,9 @@ class Scheduler:
         last = start + len(rows) == len(session.prompt)
         began = time.perf_counter()
         place = self._run_chunk(session, rows, start, output=last)
-        self._row_seconds = (time.perf_counter() - began) / len(rows)
+        took = time.perf_counter() - began
+        session.computed += took
+        self._row_seconds = took / len(rows)
         stream.tokens += rows
         if stream.chunked == start and len(rows) == self._plan.chunk:
             stream.chunked = start + len(rows)
@@ -210,7 +213,11 @@ class Scheduler:
         for session in group:
             stream = _stream_of(session)
             rows.append(Row(session.token, len(stream.tokens), stream.number))
+        began = time.perf_counter()
         places = self._run_padded(rows)
+        took = time.perf_counter() - began
+        for session in group:
+            session.computed += took
         for session, place in zip(group, places, strict=True):
             _stream_of(session).tokens.append(session.token)
             self._take(session, place)

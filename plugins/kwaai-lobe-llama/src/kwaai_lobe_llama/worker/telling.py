@@ -74,7 +74,8 @@ class Echo:
 class Session:
     """One answer in the making. ``prompt`` is not empty and leaves room for a token. ``calls``
     reads calls of tools, where there may be any. ``repeatable``: on an idle worker it shall be the
-    same answer whenever it is asked for."""
+    same answer whenever it is asked for. ``asked`` is when it was submitted, by
+    ``time.perf_counter``, and ``computed`` for how many seconds calls took that it was part of."""
 
     number: int
     prompt: list[int]
@@ -86,6 +87,8 @@ class Session:
     echo: Echo | None = None
     calls: CallReader | None = None
     repeatable: bool = False
+    asked: float = 0.0
+    computed: float = 0.0
     stream: Stream | None = None
     token: int = -1
     generated: int = 0
@@ -201,7 +204,9 @@ class Teller:
             reason = "tool_calls"
         digest = session.digest.digest() if session.digest else b""
         counts = (len(session.prompt), session.generated, session.cached)
-        self._sink.finish(session, Finish(reason, *counts, digest))
+        waited = max(0.0, time.perf_counter() - session.asked - session.computed)
+        took = (waited * 1e3, session.computed * 1e3)
+        self._sink.finish(session, Finish(reason, *counts, digest, *took))
         return True
 
 
