@@ -48,6 +48,8 @@ def test_followed_literally(page: Path, tmp_path: Path, fresh: dict[str, str]) -
     printed = ""
     for step in steps(page):
         printed = follow(step, folder, fresh, printed)
+    for secret in folder.rglob("*.key"):
+        assert not secret.stat().st_mode & 0o077, f"others can read {secret.name}"
 
 
 def follow(step: Step, folder: Path, environment: dict[str, str], printed: str) -> str:
