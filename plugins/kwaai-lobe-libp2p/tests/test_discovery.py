@@ -90,6 +90,24 @@ async def test_who_is_not_there_is_tried_less_and_less_often(
     assert max(pauses) <= 1.5 * discovery.RETRY[1] and max(pauses[:2]) < 4
 
 
+@pytest.mark.parametrize(
+    ("said", "logged"),
+    [("{peer} is not there", "{peer} is not there"), ("down", "{peer} is not connected: down")],
+)
+async def test_who_is_not_there_is_named_once_in_the_log(
+    path: Path, caplog: pytest.LogCaptureFixture, said: str, logged: str
+) -> None:
+    class Down(Dials):
+        async def connect(self, addresses: Sequence[str], *, seconds: float) -> str:
+            await trio.lowlevel.checkpoint()
+            raise PeerUnreachable(said.format(peer=PEERS[1]))
+
+    caplog.set_level("INFO")
+    await made(Down(), path).found(PEERS[1], [address(1)])
+    (record,) = caplog.records
+    assert record.getMessage() == logged.format(peer=PEERS[1])
+
+
 async def test_peers_are_remembered_over_a_restart(path: Path) -> None:
     dials = Dials(1, 2, 3)
     dials.linked = set(dials.up)

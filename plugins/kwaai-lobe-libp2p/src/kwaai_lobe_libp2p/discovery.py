@@ -143,7 +143,8 @@ class Discovery:
         try:
             await self._dials.connect(addresses, seconds=DIAL)
         except KwaaiError as error:
-            _log.info("%s is not connected: %s", peer, error.message)
+            named = "" if peer in error.message else f"{peer} is not connected: "
+            _log.info("%s%s", named, error.message)
             return False
         return True
 
