@@ -336,3 +336,13 @@ def test_chat_without_a_prompt_or_a_model_says_what_to_do(
     code, _, err = kwaai("chat", "--lobes", "")
     assert code == 2
     assert "standard input is empty: give a prompt with -p" in err
+
+
+def test_a_prompt_that_was_read_as_the_model_is_named(
+    kwaai: Kwaai, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    code, out, err = kwaai("chat", "hello", "--lobes", "")
+    assert (code, out) == (2, "")
+    assert "standard input is empty, and “hello” was read as MODEL" in err
+    assert 'a prompt alone goes with -p: kwaai chat -p "hello"' in err

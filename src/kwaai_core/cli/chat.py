@@ -54,13 +54,12 @@ def chat(
     which Ctrl-C stops the answer and Ctrl-D ends. Uses the node that runs here, or opens one for
     the time being.
     """
-    prompt = _prompt(words, prompt)
+    prompt = _prompt(model, words, prompt)
     config, chosen = prepare({"lobes": lobes})
     name, source = (model, "") if model else config.sourced("chat", ChatSettings)["model"]
     hint = f"; [chat] model names it, in {source}"
     if model:
-        alone = f'; a prompt alone goes with -p: kwaai chat -p "{" ".join((model, *words))}"'
-        hint = alone * (bool(words) or prompt is None)
+        hint = f"; {_alone(model, *words)}" * (bool(words) or prompt is None)
     with _node(config, chosen) as client:
         if name:
             _require_model(client, name, hint)
@@ -74,7 +73,11 @@ def chat(
             dialogue.talk()
 
 
-def _prompt(words: tuple[str, ...], prompt: str | None) -> str | None:
+def _alone(*words: str) -> str:
+    return f'a prompt alone goes with -p: kwaai chat -p "{" ".join(words)}"'
+
+
+def _prompt(model: str | None, words: tuple[str, ...], prompt: str | None) -> str | None:
     """What is asked, or None for a dialogue."""
     if words and prompt is not None:
         raise click.UsageError("there are two prompts: one after MODEL, and one with -p")
@@ -86,6 +89,9 @@ def _prompt(words: tuple[str, ...], prompt: str | None) -> str | None:
         except UnicodeError:
             raise click.UsageError("standard input is not UTF-8: convert it first") from None
     if prompt is not None and not prompt.strip():
+        if model and not words and what == "standard input":
+            read = f"{what} is empty, and “{model}” was read as MODEL"
+            raise click.UsageError(f"{read}: {_alone(model)}")
         raise click.UsageError(f"{what} is empty: give a prompt with -p, or type one")
     return prompt
 
