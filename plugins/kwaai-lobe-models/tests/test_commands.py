@@ -39,6 +39,16 @@ def test_from_the_first_to_the_last(kwaai, write) -> None:
     assert kwaai.json("ls") == []
 
 
+def test_without_models_it_says_how_to_add_one_and_how_to_see_all(kwaai) -> None:
+    process = kwaai.start("ls")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    added, all_ = err.splitlines()
+    assert added.startswith("no models were added: kwaai models add FILE")
+    socket = kwaai.folder / "state" / "node.sock"
+    assert all_.endswith(f": curl --unix-socket {socket} http://localhost/v1/models")
+
+
 def test_json(kwaai, write) -> None:
     path = write("tiny.gguf")
     added = kwaai.json("add", path, "--id", "Me/tiny:v1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,6 +29,15 @@ def _state() -> Path:
     from kwaai_core.config import load_config
 
     return load_config().state / "lobes" / "models"
+
+
+def _listing() -> str:
+    """The command that lists all models, whatever port and keys the node has."""
+    from kwaai_core.config import load_config
+    from kwaai_core.local import SOCKET
+
+    socket = shlex.quote(str(load_config().state / SOCKET))
+    return f"curl --unix-socket {socket} http://localhost/v1/models"
 
 
 def _index() -> Index:
@@ -80,7 +90,7 @@ def ls(as_json: bool) -> None:
         return
     if not entries:
         said = "no models were added: kwaai models add FILE (these are not what other lobes bring)"
-        click.echo(said, err=True)
+        click.echo(f"{said}\nall models of a node that runs: {_listing()}", err=True)
     for entry in entries:
         condition = "" if entry.condition() == "ready" else f"  {entry.condition()}"
         size, path = f"{entry.size / 1e6:,.1f} MB", click.format_filename(entry.path)
