@@ -32,8 +32,9 @@ class Link:
     else it replays up to ``replay_rows`` lone rows in one call. ``near``: it is on this machine.
     ``watched``: whoever selects waits for it to become writable.
 
-    :meth:`send` may be called from any thread, the rest from one; a TLS connection must not be
-    read and written at once, so all of it is under one lock, and nothing under it waits.
+    :meth:`send` and :meth:`flush` may be called from any thread, the rest from one; a TLS
+    connection must not be read and written at once, so all of it is under one lock, and nothing
+    under it waits.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Link:
         self._reader = reader
         self._lock = threading.Lock()
         self._unsent = bytearray()
+        self._full = False
         self._broken = ""
         self.near = True
         if connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -70,6 +72,11 @@ class Link:
     def blocked(self) -> bool:
         """Whether something waits for the socket to become writable."""
         return bool(self._unsent)
+
+    @property
+    def full(self) -> bool:
+        """Whether the socket did not take all that :meth:`flush` had to send."""
+        return self._full
 
     @property
     def broken(self) -> str:
@@ -100,6 +107,7 @@ class Link:
                 del self._unsent[:sent]
                 if sent < len(piece):
                     break
+            self._full = bool(self._unsent) and not self._broken
 
     def _write(self, data: bytes) -> int:
         """How many bytes of these were taken."""

@@ -199,6 +199,7 @@ class SpanServer(Server):
             if found is not None:
                 # who is near cannot compute yet, and would only take the core from this one
                 (found.keep if found.near and self._turns.held else found.send)(frame)
+                self._wires.follow(found)
         elif frame.kind in _FROM_OWNER:
             self._hosting.receive(LOCAL, frame, time.monotonic())
         elif self._heading is not None:

@@ -1,14 +1,18 @@
 """The sockets that the main thread of a worker of spans waits for: its links, and a bell.
 
 A link begins with a handshake in a thread of its own, so that nobody who is slow at it is waited
-for. The bell is how other threads have something done by the main one.
+for. The bell is how other threads have something done by the main one. Another thread sends what a
+socket did not take at once, so that a chunk of a prompt is on its way while the next is computed:
+a network takes megabytes more slowly than a socket offers to.
 """
 
 from __future__ import annotations
 
 import queue
+import select
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +28,11 @@ from kwaai_lobe_llama.worker.outbox import Outbox
 from kwaai_lobe_llama.worker.waiting import Waiting
 
 HANDSHAKE_SECONDS = 10.0
+
+_LOOK_MS = 50
+"""After so long links are looked for anew that take nothing: one may have been closed."""
+
+_PAUSE_SECONDS = 0.001
 
 
 class Wires:
@@ -47,6 +56,8 @@ class Wires:
         self._bell.setblocking(False)
         self._ringer.setblocking(False)
         self._wanted: set[int] = set()  # by the node still, in handshakes
+        self._behind = threading.Event()
+        start_thread(self._catch_up)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._bell, selectors.EVENT_READ)
 
@@ -95,6 +106,26 @@ class Wires:
         for link in self.links.values():
             if link.blocked:
                 link.flush()
+                self.follow(link)
+
+    def follow(self, link: Link) -> None:
+        """Send the rest of what is for a link as soon as it takes it."""
+        if link.full:
+            self._behind.set()
+
+    def _catch_up(self) -> None:
+        while True:
+            self._behind.wait()
+            self._behind.clear()
+            while full := [link for link in list(self.links.values()) if link.full]:
+                poll = select.poll()
+                for link in full:
+                    with suppress(ValueError):  # it was closed meanwhile
+                        poll.register(link, select.POLLOUT)
+                poll.poll(_LOOK_MS)
+                for link in full:
+                    link.flush()
+                time.sleep(_PAUSE_SECONDS)  # TLS may want to read first, which is not done here
 
     # -- links
 
