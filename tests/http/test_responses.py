@@ -157,7 +157,7 @@ def test_tools_stand_beside_their_type(choice: Any, allowed: Any, required: bool
     tools = parsed(tools=[GET, add], tool_choice=choice).request.tools
     assert tools is not None
     assert [tool.name for tool in tools.shown] == ["get", "add"]
-    assert tools.shown[1] == Tool("add", "It adds.", '{"type": "object"}')
+    assert tools.shown[1] == Tool("add", "It adds.", '{"type": "object"}', strict=True)
     assert (tools.allowed, tools.required) == (allowed, required)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from kwaai_core.config import Count
+
 
 @dataclass(frozen=True, slots=True)
 class LlamaSettings:
@@ -23,18 +25,18 @@ class LlamaSettings:
     ``spin``: how long threads wait actively for one another (``GOMP_SPINCOUNT``).
     """
 
-    threads: int = 0
-    gpu_layers: int = 0
-    context: int = 0
-    streams: int = 8
-    queue: int = 64
+    threads: Count = 0
+    gpu_layers: Count = 0
+    context: Count = 0
+    streams: Count = 8
+    queue: Count = 64
     kv_type: Literal["f16", "bf16", "f32", "q8_0"] = "f16"
     memory: int = 0
     exact: bool = False
     load: str = ""
     slices: int = 16 << 30
     journal: int = 0
-    spin: int = 3_000
+    spin: Count = 3_000
 
     def __post_init__(self) -> None:
         for key, (low, high) in _LIMITS.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from kwaai_core import Span
+from kwaai_core.config import Count
 
 PROMPT, MOST_PROMPT = 32, 1 << 20
 """For how long a prompt the time to the first token is told, where nobody says, and at most."""
@@ -31,11 +32,11 @@ class SpansSettings:
     models: tuple[str, ...] = ()
     blocks: str = ""
     memory: int = 0
-    unit: int = 8
+    unit: Count = 8
     exact: bool = True
     whole: bool = True
-    local_blocks: int = 0
-    links: int = 4
+    local_blocks: Count = 0
+    links: Count = 4
     drain_seconds: float = 8.0
 
     def __post_init__(self) -> None:
