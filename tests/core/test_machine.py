@@ -61,6 +61,7 @@ def test_a_full_output(kwaai_home: Path, command: str) -> None:
             [sys.executable, "-m", "kwaai_core", *command.split()],
             stdout=full,
             stderr=subprocess.PIPE,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
             text=True,
             check=False,
         )

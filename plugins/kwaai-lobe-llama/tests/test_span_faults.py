@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from kwaai_core.span.journal import Budget
 from kwaai_core.span.secure import secure
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_core.testing.network.channels import _pair
-from kwaai_lobe_llama import frames
+from kwaai_lobe_llama import frames, span_process
 from kwaai_lobe_llama.answers import Finish
 from kwaai_lobe_llama.process import Request
 from kwaai_lobe_llama.slicing import slice_span
@@ -182,7 +183,7 @@ def test_frames_that_were_kept_go_out_in_order_with_the_next_that_is_sent() -> N
 
 def test_who_is_on_this_machine_is_known_by_the_address() -> None:
     with linked() as (link, _):
-        assert link.near
+        assert not link.near, "a relay is behind it"
     with socket.create_server(("127.0.0.1", 0)) as server:
         for source, near in (("127.0.0.1", True), ("127.0.0.2", False)):
             ours = socket.create_connection(server.getsockname(), source_address=(source, 0))
@@ -287,6 +288,34 @@ async def test_a_link_that_is_let_go_of_during_its_handshake_is_not_served(
             with suppress(OSError):
                 said = await trio.to_thread.run_sync(secured.recv, 1)
         assert said == b""
+
+
+@pytest.mark.parametrize(
+    ("cpus", "cores", "threads", "given", "bound"),
+    [
+        (2, 2, 2, {}, True),
+        (2, 2, 1, {}, False),
+        (8, 4, 4, {}, False),  # two threads of a core: computations are not in turn
+        (4, 4, 4, {"GOMP_CPU_AFFINITY": "0"}, False),
+    ],
+)
+def test_threads_are_bound_where_computations_are_in_turn_and_use_all_cores(
+    qwen2: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    cores: int,
+    threads: int,
+    given: dict[str, str],
+    bound: bool,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: frozenset(range(cpus)))
+    monkeypatch.setattr(span_process, "default_threads", lambda: cores)
+    monkeypatch.delenv("GOMP_CPU_AFFINITY", raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    plan = replace(plan_for(qwen2), threads=threads)
+    worker = SpanWorker("m", SpanPlan(plan, WIDTH, 1, 1 << 20), spin=1)
+    assert ("OMP_PROC_BIND" in worker._environment()) == bound
 
 
 async def test_a_link_that_is_lost_as_soon_as_it_is_made_was_one(qwen2: Path) -> None:

@@ -27,9 +27,8 @@ def holding(lo: int, hi: int) -> SlowFacts:
     return replace(FACTS, units=(Span(lo, hi),))
 
 
-def blocks(facts: SlowFacts) -> tuple[int, int]:
-    (unit,) = facts.units
-    return unit.lo, unit.hi
+def blocks(facts: SlowFacts) -> list[int]:
+    return [block for unit in facts.units for block in range(unit.lo, unit.hi)]
 
 
 def test_the_scarcest_blocks_are_asked_for_first() -> None:
@@ -47,18 +46,24 @@ def test_not_all_nodes_ask_the_same() -> None:
     assert worth_asking(slow, [], 8, "me") == worth_asking(slow, [], 8, "me")
 
 
+def drawn(draw: Random) -> SlowFacts:
+    """A peer that holds some blocks, with gaps."""
+    borders = sorted(draw.sample(range(13), draw.choice([2, 4, 6])))
+    units = [Span(lo, hi) for lo, hi in zip(borders[::2], borders[1::2], strict=True)]
+    return replace(FACTS, units=tuple(units))
+
+
 def test_each_that_is_asked_has_what_was_scarcest_before_it() -> None:
     draw = Random(7)
-    slow = {
-        f"peer {n}": holding(lo := draw.randrange(12), draw.randint(lo + 1, 12)) for n in range(60)
-    }
-    held = Counter[int]()
-    left = dict(slow)
-    for peer in worth_asking(slow, [], 40, "me"):
-        scarce = {p: min(held[block] for block in range(*blocks(left[p]))) for p in left}
+    slow = {f"peer {n}": drawn(draw) for n in range(60)}
+    known = [f"peer {n}" for n in range(10)]
+    left = {peer: facts for peer, facts in slow.items() if peer not in known}
+    held = Counter(block for peer in known for block in blocks(slow[peer]))
+    for peer in worth_asking(slow, known, 40, "me"):
+        scarce = {p: min(held[block] for block in blocks(facts)) for p, facts in left.items()}
         assert scarce[peer] == min(scarce.values())
-        held.update(range(*blocks(left.pop(peer))))
-    assert len(left) == 20
+        held.update(blocks(left.pop(peer)))
+    assert len(left) == 10
 
 
 async def test_a_host_that_is_not_connected_is_found_by_its_record(

@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fail(error, 2 if isinstance(error, ConfigError) else 1)
     except Exception as error:  # our own bug: a user gets a line, whoever mends it the traceback
         if said := refusal(error):
+            _drop_output()
             fail(said, 1)
         if os.environ.get("KWAAI_STRICT") == "1":
             raise
@@ -94,3 +95,13 @@ def _add_commands_of_lobes(group: click.Group) -> None:
         except Exception as error:  # noqa: BLE001 - foreign code: kwaai goes on without its commands
             line = f"lobe {lobe.name}: its commands are left out: {cause_of(error)}"
             click.echo(line, err=True)
+
+
+def _drop_output() -> None:
+    """Give up what could not be written, or Python would try again, and end with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

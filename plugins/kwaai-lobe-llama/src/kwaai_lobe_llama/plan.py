@@ -87,3 +87,8 @@ _FEWEST_SCORED = 16
 
 EXACT_CHUNK = 128
 """Rows of a canonical prefill chunk of an exact worker, at absolute multiples of itself."""
+
+
+def takes_turns(cores: int, threads: int) -> bool:
+    """Whether two computations of so many threads would be in one another's way on these cores."""
+    return 2 * threads > cores

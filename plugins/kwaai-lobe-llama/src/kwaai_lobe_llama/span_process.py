@@ -28,6 +28,7 @@ from kwaai_core.errors import cause_of
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.roles import SpanLoad
 from kwaai_lobe_llama.frames import Kind
+from kwaai_lobe_llama.plan import takes_turns
 from kwaai_lobe_llama.planning import default_threads
 from kwaai_lobe_llama.process import Request, Worker
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
@@ -87,9 +88,11 @@ class SpanWorker(Worker):
 
     def _environment(self) -> dict[str, str]:
         environment = super()._environment()
-        if not self.plan.gpu_layers and self.plan.threads == default_threads():
-            # workers compute in turn, so that nobody else is on those cores meanwhile; unbound, two
-            # threads of a call are now and then put on the same one, which costs a call some ms
+        threads, cores = self.plan.threads, len(os.sched_getaffinity(0))
+        alone = threads == default_threads() and takes_turns(cores, threads)
+        if alone and not self.plan.gpu_layers and "GOMP_CPU_AFFINITY" not in os.environ:
+            # workers of spans compute in turn, so that none of them is on those cores meanwhile;
+            # unbound, two threads of a call are now and then put on the same one, for some ms
             environment |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
         return environment
 

@@ -23,6 +23,7 @@ from kwaai_lobe_router.agreeing import (
 from kwaai_lobe_router.candidates import candidate
 from kwaai_lobe_router.facts import MAX_AGE, provider_key, read_fast, read_slow
 from kwaai_lobe_router.measuring import RoundTrips
+from kwaai_lobe_router.newest import Newest
 from kwaai_lobe_router.records import Records, worth_asking
 from kwaai_lobe_router.swarm import Candidate
 
@@ -71,7 +72,7 @@ class Neighbourhood:
         self.digest = digest = card.digest
         self.known: dict[str, Known] = {}
         self.news = trio.Event()
-        self.contradictions: dict[str, str] = {}
+        self.contradictions = Newest[str, str]()
         self.records = Records(nursery, transport, digest)
         self.wanted = trio.current_time()
         self.users = 0

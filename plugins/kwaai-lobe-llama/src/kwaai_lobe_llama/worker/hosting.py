@@ -26,14 +26,23 @@ class Hosting:
     """Sessions over the units of one model. One thread calls all of it.
 
     ``calls`` and ``since`` are for heartbeats: how many calls are finished, and since when one is
-    under way, or 0. A call has at most ``max_rows`` lone rows.
+    under way, or 0. A call has at most ``max_rows`` lone rows. ``between`` is called before a
+    chunk, for which nobody's row should wait.
     """
 
-    def __init__(self, plan: Plan, send: SendFrame, *, per_peer: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        send: SendFrame,
+        *,
+        per_peer: int,
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
         self.calls = 0
         self.since = 0.0
         self._send = send
         self._per_peer = per_peer
+        self._between = between
         self._peers: dict[Hashable, str] = {}
         self.hold(plan, [], plan.max_rows)
 
@@ -130,6 +139,7 @@ class Hosting:
                 self._run(group, self._lone_rows)
         longer = [work for work in ready if work[1].rows > 1]
         if longer:
+            self._between()
             self._run(longer[:1], self._chunk)
         return True
 

@@ -29,8 +29,8 @@ class LinkLost(Exception):
 
 class Link:
     """One socket, which it closes with :meth:`close`. ``hosting``: the peer owns the sessions;
-    else it replays up to ``replay_rows`` lone rows in one call. ``near``: it is on this machine.
-    ``watched``: whoever selects waits for it to become writable.
+    else it replays up to ``replay_rows`` lone rows in one call. ``near``: it is on this machine, as
+    far as addresses tell. ``watched``: whoever selects waits for it to become writable.
 
     :meth:`send` and :meth:`flush` may be called from any thread, the rest from one; a TLS
     connection must not be read and written at once, so all of it is under one lock, and nothing
@@ -59,7 +59,7 @@ class Link:
         self._unsent = bytearray()
         self._full = False
         self._broken = ""
-        self.near = True
+        self.near = False
         if connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.near = _address(connection.getpeername) == _address(connection.getsockname)

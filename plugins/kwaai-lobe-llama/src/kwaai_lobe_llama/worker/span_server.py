@@ -73,7 +73,9 @@ class SpanServer(Server):
         self._budget = Budget(plan.journal)
         if not plan.plan.gpu_layers:
             self._turns = Turns(lock_of(CORES, plan.plan.threads))
-        self._hosting = Hosting(plan.plan, self._send, per_peer=plan.per_peer)
+        self._hosting = Hosting(
+            plan.plan, self._send, per_peer=plan.per_peer, between=self._wires.flush
+        )
         self._hosting.attach(LOCAL, "")
         self._start(self._take_frames)
         self._start(self._beat)
@@ -151,11 +153,12 @@ class SpanServer(Server):
                 self._heading.step()
             if any(step.rows > 1 for _, step in self._hosting.host.ready()):
                 self.flush()  # text does not wait for the chunk of a prompt
-                self._wires.flush()
             self._hosting.step()  # the next tokens' too, so that sessions come together
             self._pass_on()
-            if len(self._hosting.host.sessions) > 1:
-                self._wires.flush()  # before the turn of who may wait with other sessions' steps
+            if self._turns.waited or len(self._hosting.host.sessions) != 1:
+                # before the turn of another one, who may be there to compute something else, or
+                # with the steps of other sessions: to write takes the core that it begins on
+                self._wires.flush()
         self._wires.flush()
         self._hosting.since = 0.0
         self.flush()  # while others compute: the node needs a core for it

@@ -24,6 +24,7 @@ from typing import Self
 
 from platformdirs import user_runtime_path
 
+from kwaai_lobe_llama.plan import takes_turns
 from kwaai_lobe_llama.worker.cores import start_thread
 
 PATIENCE_SECONDS = 5.0
@@ -41,7 +42,7 @@ def lock_of(cores: AbstractSet[int], threads: int) -> int | None:
 
     It belongs to the caller, for as long as the process lives.
     """
-    if 2 * threads <= len(cores):
+    if not takes_turns(len(cores), threads):
         return None
     try:
         folder = user_runtime_path("kwaai", ensure_exists=True)
