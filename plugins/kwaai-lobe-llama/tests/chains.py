@@ -90,13 +90,19 @@ class Chain:
         self._embedding = Embedding(plan.path)
         self._journal: dict[tuple[int, int], list[_Recorded]] = {}
 
-    def chunk(self, stream: int, position: int, tokens: Sequence[int]) -> bytes:
-        """Run a part of a prompt; the digest of the logits after its last token."""
+    def chunk(
+        self, stream: int, position: int, tokens: Sequence[int], *, more: bool = False
+    ) -> bytes:
+        """Run a part of a prompt; the digest of the logits after its last token, of which there is
+        none where ``more`` of it follows."""
         states = memoryview(self._embedding.rows(tokens))
         piece = Piece(stream, position, len(tokens), states)
         for index, unit in enumerate(self.units):
             self._record(index, piece)
-            piece = piece._replace(states=unit.chunk(piece))
+            quiet = more and unit is self.units[-1]
+            piece = piece._replace(states=unit.chunk(piece._replace(quiet=quiet)))
+        if more:
+            return b""
         self.head.run_head([bytes(piece.states[-4 * self.head.width :])])
         return _digest(self.head)
 
@@ -134,6 +140,7 @@ class Chain:
         for position, rows, states in self._calls(first, stream):
             piece = Piece(stream, position, rows, memoryview(states))
             for unit in lost:
+                piece = piece._replace(quiet=unit is lost[-1])  # what comes after has it already
                 (output,) = [unit.chunk(piece)] if rows > 1 else unit.lone_rows([piece])
                 piece = piece._replace(states=output)
 
@@ -176,8 +183,10 @@ def advance(spans: Chain, sessions: Sequence[Session]) -> None:
     for session in [s for s in sessions if s.position < s.prompt]:
         begin = session.position
         session.position = min(begin + spans.plan.chunk, session.prompt)
-        logits = spans.chunk(session.stream, begin, session.tokens[begin : session.position])
-        if session.position == session.prompt:
+        tokens = session.tokens[begin : session.position]
+        more = session.position < session.prompt
+        logits = spans.chunk(session.stream, begin, tokens, more=more)
+        if not more:
             session.logits.append(logits)
     if decoding:
         rows = {s.stream: (s.position, s.tokens[s.position]) for s in decoding}

@@ -181,7 +181,7 @@ def _ended(session: Session) -> Frame:
 
 def _piece(work: Work) -> Piece:
     session, step = work
-    return Piece(session.stream, step.position, step.rows, step.states)
+    return Piece(session.stream, step.position, step.rows, step.states, step.silent)
 
 
 def _span(work: Work) -> tuple[int, int]:

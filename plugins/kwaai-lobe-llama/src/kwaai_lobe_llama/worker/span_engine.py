@@ -23,8 +23,8 @@ class SpanEngine(Loaded):
     llama.cpp names ``l_out`` and the number of the block, taken as the graph is computed.
 
     Names are compared only from the node on at which it was found last, since a context's graphs
-    have the same nodes in the same order. Where that was no longer so, a call would fail, and the
-    next one would look at all of them again."""
+    have the same nodes in the same order, those of quiet calls and the others. Where that was no
+    longer so, a call would fail, and the next one would look at all of them again."""
 
     def __init__(self, plan: Plan) -> None:
         self._capacity = max(plan.chunk, plan.streams + 1)
@@ -43,6 +43,7 @@ class SpanEngine(Loaded):
         address, room = ctypes.addressof(output), ctypes.sizeof(output)
         self._output = memoryview(output).cast("B")
         self._taken = self._asked = self._turn = 0
+        self._turns = {False: 0, True: 0}
 
         def take(tensor: int, ask: bool, _: object) -> bool:
             if ask:  # of every node of the graph, hundreds of times a call
@@ -57,21 +58,27 @@ class SpanEngine(Loaded):
         # llama.cpp keeps the pointer, so this stays
         self._take = params.cb_eval = C.ggml_backend_sched_eval_callback(take)
 
-    def run(self, states: Sequence[memoryview], places: Sequence[Place]) -> memoryview:
+    def run(
+        self, states: Sequence[memoryview], places: Sequence[Place], *, quiet: bool = False
+    ) -> memoryview:
         """Run rows, of which ``states`` are the hidden states, in order, in any number of parts.
 
-        The result, ``(len(places), width) float32``, is good until the next call. Errors:
-        :class:`Aborted`; :class:`EngineError` where llama.cpp fails.
+        The result, ``(len(places), width) float32``, is good until the next call. ``quiet``: it is
+        the last row alone, and what only the output of the others needs is not computed, as in any
+        prompt of llama.cpp. Errors: :class:`Aborted`; :class:`EngineError` where llama.cpp fails.
         """
         self._taken = self._asked = 0
-        self._run(self._states.filled(states, places))
+        self._turn = self._turns[quiet]
+        wanted = 1 if quiet else len(places)
+        self._run(self._states.filled(states, places, outputs=wanted))
         row = self.width * 4
-        if self._taken != len(places) * row:
-            self._turn = 0
+        if self._taken != wanted * row:
+            self._turns[quiet] = 0
             raise EngineError(
-                f"llama.cpp gave the states of {self._taken // row} of {len(places)} rows at once: "
+                f"llama.cpp gave the states of {self._taken // row} of {wanted} rows at once: "
                 "it has split the call, or names its tensors otherwise"
             )
+        self._turns[quiet] = self._turn
         return self._output[: self._taken]
 
 
@@ -135,8 +142,14 @@ class _States:
         )
 
     def filled(
-        self, states: Sequence[memoryview] | Sequence[bytes], places: Sequence[Place]
+        self,
+        states: Sequence[memoryview] | Sequence[bytes],
+        places: Sequence[Place],
+        *,
+        outputs: int | None = None,
     ) -> C.llama_batch:
+        """A batch; ``outputs``: of so many rows, the last ones, instead of all."""
+        first = 0 if outputs is None else len(places) - outputs
         at = 0
         for part in states:
             end = at + len(part)
@@ -144,5 +157,6 @@ class _States:
             at = end
         for row, (position, stream) in enumerate(places):
             self._positions[row], self._streams[row] = position, stream
+            self._outputs[row] = row >= first
         self._batch.n_tokens = len(places)
         return self._batch

@@ -14,12 +14,14 @@ _MEMORY = 0.1
 
 
 class Piece(NamedTuple):
-    """Consecutive rows of one stream: ``rows`` hidden states, float32."""
+    """Consecutive rows of one stream: ``rows`` hidden states, float32. ``quiet``: nobody needs what
+    becomes of them, but that later ones see them."""
 
     stream: int
     position: int
     rows: int
     states: memoryview
+    quiet: bool = False
 
 
 class Pace:
@@ -59,10 +61,11 @@ class Unit:
         return kept
 
     def chunk(self, piece: Piece) -> memoryview:
-        """Run one piece as a call of its own; its output is good until the next call."""
+        """Run one piece as a call of its own; its output is good until the next call. Of a quiet
+        one it is that of the last row."""
         began = time.perf_counter()
         places = [(piece.position + row, piece.stream) for row in range(piece.rows)]
-        output = self.engine.run([piece.states], places)
+        output = self.engine.run([piece.states], places, quiet=piece.quiet)
         self.lengths[piece.stream] = piece.position + piece.rows
         self.pace.observe(piece.rows, time.perf_counter() - began, lone=False)
         return output
@@ -121,9 +124,10 @@ class Units:
 
     def chunk(self, span: Span, piece: Piece) -> bytes:
         """Run one piece through the units of a span."""
-        for unit in self._of(span):
-            piece = piece._replace(states=unit.chunk(piece))
-        return bytes(piece.states)
+        *before, last = self._of(span)
+        for unit in before:
+            piece = piece._replace(states=unit.chunk(piece._replace(quiet=False)))
+        return bytes(last.chunk(piece))
 
     def lone_rows(self, span: Span, pieces: Sequence[Piece]) -> list[bytes]:
         """Run one row each of several streams through the units of a span."""
