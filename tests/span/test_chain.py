@@ -85,6 +85,16 @@ def test_only_the_last_hop_answers_and_only_where_the_head_needs_it() -> None:
     assert [wanted for _, wanted in replay_rows(rig, "c")] == [False, False, True, True, True]
 
 
+def test_of_a_prompt_the_last_hop_is_asked_for_the_last_row_alone() -> None:
+    rig = answering()
+    rig.run(3)
+    for link, flags in (("a", [Flags.NONE] * 5), ("c", [Flags.SILENT] * 2 + [Flags.LAST])):
+        steps = sent(rig, Kind.STEP, link)
+        expected = [*flags, *[Flags.NONE] * (len(steps) - len(flags))]
+        assert [f.flags & ~Flags.FLOAT32 for f in steps] == expected
+    assert rig.text == plain(PROMPT, 3)
+
+
 def test_nothing_is_sent_before_every_host_has_acknowledged() -> None:
     rig = answering()
     rig.chain.receive(rig.hop("a").session, rig.to_owner.popleft()[1], 0.0)
@@ -527,6 +537,7 @@ def nan(frame: Frame) -> Frame:
         (lambda f: f._replace(position=f.position + 1), "another shape"),
         (lambda f: f._replace(rows=f.rows + 1), "another shape"),
         (lambda f: f._replace(flags=f.flags | Flags.SILENT, payload=b""), "another shape"),
+        (lambda f: f._replace(flags=f.flags ^ Flags.LAST), "another shape"),
         (nan, "not finite"),
         (lambda f: f._replace(kind=Kind.HEARTBEAT), "HEARTBEAT"),
         (lambda f: f._replace(kind=Kind.STEP), "STEP"),

@@ -36,12 +36,13 @@ def frames(draw: st.DrawFn) -> Frame:
     payload = draw(st.binary(max_size=100))
     if kind in (Kind.STEP, Kind.RESULT):
         rows = draw(st.integers(1, MOST))
-        flags = draw(st.sampled_from([Flags.FLOAT32, Flags.FLOAT32 | Flags.SILENT]))
+        more = draw(st.sampled_from([Flags.NONE, Flags.SILENT, Flags.LAST]))
+        flags = Flags.FLOAT32 | more
         size = rows * ROW
         if kind is Kind.STEP:
             size += (rows + 1) * TAG_SIZE
-        elif flags & Flags.SILENT:
-            size = 0
+        elif more:
+            size = ROW if more is Flags.LAST else 0
         payload = draw(st.binary(min_size=size, max_size=size))
     return Frame(
         kind,
@@ -108,7 +109,7 @@ def header(kind: int, flags: int, rows: int, size: int) -> bytes:
     [
         (0, 0, 0, 0),
         (99, 0, 0, 0),
-        (Kind.CLOSE, 4, 0, 0),
+        (Kind.CLOSE, 8, 0, 0),
         (Kind.CLOSE, 255, 0, 0),
         (Kind.STEP, 0, 1, 2 * TAG_SIZE + ROW),
         (Kind.STEP, Flags.SILENT, 1, 2 * TAG_SIZE + ROW),
@@ -119,6 +120,9 @@ def header(kind: int, flags: int, rows: int, size: int) -> bytes:
         (Kind.RESULT, Flags.FLOAT32, 1, ROW - 4),
         (Kind.RESULT, Flags.FLOAT32, 1, 0),
         (Kind.RESULT, Flags.FLOAT32 | Flags.SILENT, 1, ROW),
+        (Kind.RESULT, Flags.FLOAT32 | Flags.LAST, 2, 2 * ROW),
+        (Kind.RESULT, Flags.FLOAT32 | Flags.LAST, 1, 0),
+        (Kind.STEP, Flags.FLOAT32 | Flags.LAST | Flags.SILENT, 1, 2 * TAG_SIZE + ROW),
         (Kind.OPEN, 0, 0, MAX_TEXT + 1),
         (Kind.HEARTBEAT, 0, 0, 2**32 - 1),
     ],

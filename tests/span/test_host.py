@@ -57,6 +57,18 @@ def test_a_silent_step_is_answered_without_states(rig: HostRig) -> None:
     assert result.flags == Flags.FLOAT32 | Flags.SILENT and result.payload == b""
 
 
+def test_of_a_step_whose_last_row_is_wanted_that_is_the_answer(rig: HostRig) -> None:
+    rig.give(rig.step(0, 0, 3))
+    (whole,) = rig.compute()
+    rig.fence(2)
+    last = Flags.FLOAT32 | Flags.LAST
+    assert rig.give(rig.step(0, 0, 3, epoch=2)._replace(flags=last)) == []  # it is no copy
+    (result,) = rig.compute()
+    assert (result.rows, result.flags) == (3, last)
+    assert result.payload == whole.payload[-ROW:]
+    assert rig.give(rig.step(0, 0, 3, epoch=2)._replace(flags=last)) == [result]
+
+
 def test_a_step_of_another_epoch_is_dropped(rig: HostRig) -> None:
     rig.fence(3)
     assert rig.give(rig.step(0, 0, 1, epoch=2)) == rig.give(rig.step(0, 0, 1, epoch=4)) == []

@@ -41,10 +41,11 @@ def sendable(draw: st.DrawFn, kinds: st.SearchStrategy[Kind], session: int) -> F
     payload = draw(st.binary(max_size=64))
     if kind in (Kind.STEP, Kind.RESULT):
         rows = draw(st.integers(1, CHUNK + 2))
-        flags = draw(st.sampled_from([Flags.FLOAT32, Flags.FLOAT32 | Flags.SILENT]))
+        more = draw(st.sampled_from([Flags.NONE, Flags.SILENT, Flags.LAST]))
+        flags = Flags.FLOAT32 | more
         size = rows * ROW + (rows + 1) * TAG_SIZE * (kind is Kind.STEP)
-        if kind is Kind.RESULT and flags & Flags.SILENT:
-            size = 0
+        if kind is Kind.RESULT and more:
+            size = ROW if more is Flags.LAST else 0
         payload = filled(size, payload)
     elif kind is Kind.OPEN and draw(st.booleans()):
         lo = draw(st.sampled_from([0, 4, 6]))

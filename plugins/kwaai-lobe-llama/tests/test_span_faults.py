@@ -221,8 +221,14 @@ class Failing(SpanEngine):
 
     fails = False
 
-    def run(self, states: Sequence[memoryview], places: Sequence[tuple[int, int]]) -> memoryview:
-        output = super().run(states, places)
+    def run(
+        self,
+        states: Sequence[memoryview],
+        places: Sequence[tuple[int, int]],
+        *,
+        quiet: bool = False,
+    ) -> memoryview:
+        output = super().run(states, places, quiet=quiet)
         if self.fails:
             self.fails = False
             raise EngineError("the call was split")

@@ -193,7 +193,7 @@ class Chain:
                 flight.end - 1,
                 flight.position,
                 flight.rows,
-                Flags.FLOAT32 | Flags.SILENT if flight.silent else Flags.FLOAT32,
+                flight.flags,
                 payload=tags + self._states(index, flight),
             )
             self._send(hop.place.link, frame)
@@ -213,7 +213,12 @@ class Chain:
             and self._wanted(index, end) != silent
         ):
             rows, end = rows + 1, end + 1
-        return Flight(first, end, position, rows, silent, now)
+        flags = Flags.FLOAT32
+        if silent:
+            flags |= Flags.SILENT
+        elif index + 1 == len(self.hops) and rows > end - first and self._steps[first].outputs == 1:
+            flags |= Flags.LAST
+        return Flight(first, end, position, rows, flags, now)
 
     def _available(self, index: int, step: int) -> bool:
         if step >= len(self._steps):
@@ -262,7 +267,7 @@ class Chain:
             self._fall_out(hop, Blame.LOST, wrong)
             return
         flight = hop.land(frame, now)
-        if not flight.silent:
+        if not flight.flags & Flags.SILENT:
             self._pass_on(index, flight, frame.payload)
         hop.journal.passed(hop.done)
         self._pump(index, now)
@@ -270,6 +275,10 @@ class Chain:
 
     def _pass_on(self, index: int, flight: Flight, states: bytes) -> None:
         """Give the output of some steps to the next hop's journal, or to the head."""
+        if flight.flags & Flags.LAST:
+            self._headed = flight.end
+            self.outputs.append(states)
+            return
         row = self._settings.width * 4
         at = 0
         for step in range(flight.first, flight.end):

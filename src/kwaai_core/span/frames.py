@@ -15,7 +15,7 @@ kind       from       meaning
 OPEN       owner      make room for a session; payload: :class:`Opening` as JSON
 OPENED     host       there is room, and nothing in it; answers OPEN
 STEP       owner      ``rows`` rows from ``position`` on; payload: tags, then hidden states
-RESULT     host       the output of a step; payload: hidden states, or none if SILENT
+RESULT     host       the output of a step; payload: hidden states, none if SILENT, one if LAST
 FENCE      owner      from now on this epoch; what was still under way is dropped
 FENCED     host       the fence stands; ``position`` rows are held; payload: the tag there
 CLOSE      owner      forget the session
@@ -70,6 +70,8 @@ class Flags(IntFlag, boundary=STRICT):
     FLOAT32 = 1
     SILENT = 2
     """Fill the KV cache; nobody needs the output."""
+    LAST = 4
+    """Fill the KV cache; the output of the last row is all that is needed."""
 
 
 class FaultCode(IntEnum):
@@ -195,7 +197,8 @@ class FrameReader:
         except ValueError:
             raise FrameError(f"a frame of the unknown kind {number}, flags {bits}") from None
         if kind is Kind.STEP or kind is Kind.RESULT:
-            if not 0 < rows <= self._most or not flags & Flags.FLOAT32:
+            both = Flags.SILENT | Flags.LAST
+            if not 0 < rows <= self._most or not flags & Flags.FLOAT32 or flags & both == both:
                 raise FrameError(f"a {kind.name} of {rows} rows, flags {bits}")
             fits = size == self._size(kind, flags, rows)
         else:
@@ -207,7 +210,9 @@ class FrameReader:
     def _size(self, kind: Kind, flags: Flags, rows: int) -> int:
         if kind is Kind.STEP:
             return (rows + 1) * TAG_SIZE + rows * self._row
-        return 0 if flags & Flags.SILENT else rows * self._row
+        if flags & Flags.SILENT:
+            return 0
+        return self._row if flags & Flags.LAST else rows * self._row
 
     def _frame(self, data: bytes, at: int, kind: Kind, flags: Flags, rows: int, size: int) -> Frame:
         start = at + HEADER.size

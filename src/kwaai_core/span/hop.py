@@ -51,7 +51,7 @@ class Flight(NamedTuple):
     end: int
     position: int
     rows: int
-    silent: bool
+    flags: Flags
     sent: float
 
 
@@ -125,8 +125,8 @@ class Hop:
         flight = self.flying[0] if self.flying else None
         if flight is None or frame.step != flight.end - 1:
             return f"it answered step {frame.step}, which was not the next to be answered"
-        shape = (frame.position, frame.rows, bool(frame.flags & Flags.SILENT))
-        if shape != (flight.position, flight.rows, flight.silent):
+        shape = (frame.position, frame.rows, frame.flags)
+        if shape != (flight.position, flight.rows, flight.flags):
             return f"its answer to step {frame.step} has another shape than the step"
         if not all_finite(frame.payload):
             return f"its answer to step {frame.step} has values that are not finite"

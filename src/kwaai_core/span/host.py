@@ -227,8 +227,7 @@ class Host:
         digest = hash(frame.payload)
         answered = session.repeated(frame, digest)
         if answered:
-            silent = bool(frame.flags & Flags.SILENT)
-            return self._send(link, _result(session, frame, answered, silent))
+            return self._send(link, _result(session, frame, answered))
         if frame.step <= session.latest:
             return None
         if frame.position > session.planned:
@@ -239,7 +238,7 @@ class Host:
         wrong = self._admission.objection_to_step(session, frame)
         if wrong:
             return self._refuse(link, frame, FaultCode.REQUEST, wrong)
-        session.admit(frame, digest, bool(frame.flags & Flags.SILENT), now)
+        session.admit(frame, digest, now)
         return None
 
     def ready(self) -> list[tuple[Session, Step]]:
@@ -266,13 +265,18 @@ class Host:
     def finish(self, session: Session, output: bytes, *, waited: float, computed: float) -> None:
         """The step under way is computed: send its ``output``, hidden states like its input.
 
+        Of a silent one it may be anything, and of one whose last row alone is wanted just that.
         ``waited`` and ``computed`` are the seconds it waited here, and took.
         """
         step, wanted = self._taken(session)
-        kept = b"" if step.silent else output
-        answered = session.answered = Answered(step.number, step.digest, kept, waited, computed)
+        if step.flags & Flags.SILENT:
+            output = b""
+        elif step.flags & Flags.LAST:
+            output = output[-(len(step.states) // step.rows) :]
+        answered = Answered(step.number, step.digest, step.flags, output, waited, computed)
+        session.answered = answered
         if wanted and session.link is not None:
-            self._send(session.link, _result(session, step, answered, step.silent))
+            self._send(session.link, _result(session, step, answered))
 
     def fail(self, session: Session, reason: str) -> None:
         """The step under way could not be computed; what the cache holds is unknown now."""
@@ -313,7 +317,7 @@ class Host:
             )
 
 
-def _result(session: Session, step: Step | Frame, answered: Answered, silent: bool) -> Frame:
+def _result(session: Session, step: Step | Frame, answered: Answered) -> Frame:
     return Frame(
         Kind.RESULT,
         session.number,
@@ -321,10 +325,10 @@ def _result(session: Session, step: Step | Frame, answered: Answered, silent: bo
         answered.number,
         step.position,
         step.rows,
-        Flags.FLOAT32 | Flags.SILENT if silent else Flags.FLOAT32,
+        step.flags,
         int(answered.waited * 1e6),
         int(answered.computed * 1e6),
-        b"" if silent else answered.output,
+        b"" if step.flags & Flags.SILENT else answered.output,
     )
 
 

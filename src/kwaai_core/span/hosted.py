@@ -25,7 +25,7 @@ class Step(NamedTuple):
     number: int
     position: int
     rows: int
-    silent: bool
+    flags: Flags
     digest: int
     states: memoryview
     arrived: float
@@ -37,10 +37,11 @@ class Step(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The last step that was computed, and its output, which is empty if nobody wanted it."""
+    """The last step that was computed, and as much of its output as ``flags`` asked for."""
 
     number: int
     digest: int
+    flags: Flags
     output: bytes
     waited: float
     computed: float
@@ -84,7 +85,7 @@ class Session:
         """Whether a step that is not beyond the plan builds on the tokens that are in it."""
         return not self.tags or as_numbers(frame.payload[:TAG_SIZE])[0] == self.tags[frame.position]
 
-    def admit(self, frame: Frame, digest: int, silent: bool, now: float) -> None:
+    def admit(self, frame: Frame, digest: int, now: float) -> None:
         """Queue a step that continues the plan, or goes back in it."""
         border = (frame.rows + 1) * TAG_SIZE
         while self.pending and self.pending[-1].position >= frame.position:
@@ -93,7 +94,7 @@ class Session:
         self.held = min(self.held, frame.position)
         self.latest = frame.step
         states = memoryview(frame.payload)[border:]
-        step = Step(frame.step, frame.position, frame.rows, silent, digest, states, now)
+        step = Step(frame.step, frame.position, frame.rows, frame.flags, digest, states, now)
         self.pending.append(step)
 
     def take(self) -> Step:
@@ -111,7 +112,8 @@ class Session:
             return None
         if self.held != frame.position + frame.rows:
             return None
-        return answered if answered.output or frame.flags & Flags.SILENT else None
+        same = answered.flags == frame.flags or frame.flags & Flags.SILENT
+        return answered if same else None
 
     def enter(self, epoch: int, link: Hashable) -> None:
         """Begin an epoch, in which steps come over this link: drop what waits."""

@@ -57,7 +57,6 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
         "conversation": "no conversation is kept",
         "previous_response_id": "no response is kept",
         "prompt": "no prompt is kept",
-        "prompt_cache_options": ANY_OTHER,
         "prompt_cache_retention": ANY_OTHER,
         "reasoning": WORDS,
         "stream_options": "no padding is put into streams, and there is nothing else in it",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import groupby
 
 from kwaai_core import Span
-from kwaai_core.span.frames import FaultCode, Frame, Kind
+from kwaai_core.span.frames import FaultCode, Flags, Frame, Kind
 from kwaai_core.span.host import Host, Limits, SendFrame
 from kwaai_core.span.hosted import Session, Step
 from kwaai_lobe_llama.plan import Plan
@@ -181,7 +181,8 @@ def _ended(session: Session) -> Frame:
 
 def _piece(work: Work) -> Piece:
     session, step = work
-    return Piece(session.stream, step.position, step.rows, step.states, step.silent)
+    quiet = bool(step.flags & (Flags.SILENT | Flags.LAST))
+    return Piece(session.stream, step.position, step.rows, step.states, quiet)
 
 
 def _span(work: Work) -> tuple[int, int]:

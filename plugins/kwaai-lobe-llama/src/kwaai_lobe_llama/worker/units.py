@@ -15,7 +15,7 @@ _MEMORY = 0.1
 
 class Piece(NamedTuple):
     """Consecutive rows of one stream: ``rows`` hidden states, float32. ``quiet``: nobody needs what
-    becomes of them, but that later ones see them."""
+    becomes of them, but of the last one, and that later ones see them."""
 
     stream: int
     position: int
