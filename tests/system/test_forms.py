@@ -141,7 +141,10 @@ def test_a_conversation_with_calls_goes_on(both: str) -> None:
 def test_what_a_node_does_not_do_is_refused_by_name(both: str) -> None:
     pattern: Any = {"type": "object", "properties": {"a": {"type": "string", "pattern": "a+"}}}
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": pattern}}
-    tool: Any = {"type": "function", "function": {"name": "a", "parameters": pattern}}
+    tool: Any = {
+        "type": "function",
+        "function": {"name": "a", "parameters": pattern, "strict": True},
+    }
     with sdk(both) as client:
         for more, param in [
             ({"model": SMOLLM2, "tools": CALLS}, "tools"),
