@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -170,3 +170,52 @@ class Ready:
 
     def ready(self) -> list[tuple[Placed, Rows]]:
         return self.works
+
+
+@dataclass
+class Round:
+    """A turn that was waited for, or not, over so many sessions; notes when links are flushed."""
+
+    waited: bool
+    sessions: list[int]
+    held: bool = False
+    flushed: list[bool] = field(default_factory=list)
+    since: float = 0.0
+
+    def __enter__(self) -> None:
+        self.held = True
+
+    def __exit__(self, *_: object) -> None:
+        self.held = False
+
+    @property
+    def host(self) -> Round:
+        return self
+
+    def ready(self) -> list[object]:
+        return []
+
+    def step(self) -> None: ...
+
+    def flush(self) -> None:
+        self.flushed.append(self.held)
+
+
+@pytest.mark.parametrize(
+    ("waited", "sessions", "inside"), [(True, 1, True), (False, 1, False), (False, 2, True)]
+)
+def test_results_go_out_before_a_turn_ends_where_others_may_be_there(
+    waited: bool, sessions: int, inside: bool
+) -> None:
+    ends = socket.socketpair(), socket.socketpair()
+    server = SpanServer(ends[0][0], ends[1][0])
+    own = server._wires
+    with own._bell, own._ringer, own._selector:
+        pass  # it has no other use
+    turn = Round(waited, [*range(sessions)])
+    server._turns = server._hosting = server._wires = turn  # type: ignore[assignment]
+    server._read = lambda: None  # type: ignore[method-assign]
+    server._compute()
+    assert turn.flushed == [True] * inside + [False]
+    for end in (*ends[0], *ends[1]):
+        end.close()
