@@ -16,6 +16,7 @@ from kwaai_core.span.recording import Recording, Shape
 from kwaai_core.span.tags import PrefixTags, as_numbers
 from kwaai_core.span.watch import SILENCE_SECONDS, Pace, Silence
 from kwaai_core.testing.toy import embed
+from kwaai_core.types import Span
 
 # -- tags
 
@@ -192,6 +193,26 @@ def test_a_slow_step_among_others_does_not_count(steps: int) -> None:
     for number in range(steps):
         pace.observe(1, 10.0 if number == 5 else 0.1)
     assert pace.limit(1) == pytest.approx(0.4)
+
+
+def test_who_crawls_from_the_first_step_on_is_slow_by_what_it_says() -> None:
+    pace = Pace.told(Span(2, 6), 0.01, {Span(0, 2): 9.0, Span(2, 4): 0.1, Span(4, 6): 0.2})
+    assert pace.limit(1) == pytest.approx(1.21)
+    assert pace.limit(64) == 30.0
+    for _ in range(3):
+        pace.observe(1, 8.0)
+    assert pace.limit(1) == pytest.approx(4 * 0.3 * 1.25**3 + 0.01)
+    assert Pace.told(Span(2, 6), 0.01, {Span(0, 2): 9.0}).limit(1) == 30.0
+
+
+def test_what_is_usual_of_lone_rows_grows_step_by_step() -> None:
+    pace = Pace()
+    for seconds in [0.005] * 128 + [0.5, 0.6, 0.4]:
+        pace.observe(1, seconds)
+    assert pace.limit(1) == 0.25
+    for _ in range(128):
+        pace.observe(1, 0.4)
+    assert pace.limit(1) == pytest.approx(1.6)
 
 
 def test_an_opening_is_slow_by_what_is_usual() -> None:

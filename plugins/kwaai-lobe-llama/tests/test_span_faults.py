@@ -20,6 +20,7 @@ from kwaai_core.span.frames import Frame, FrameReader, Kind, Opening, encode
 from kwaai_core.span.hop import Blame, Place, Trouble
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.secure import secure
+from kwaai_core.span.watch import Pace
 from kwaai_core.testing.models import TINY_QWEN2
 from kwaai_core.testing.network.channels import _pair
 from kwaai_lobe_llama import frames, span_process
@@ -83,6 +84,7 @@ def test_who_leaves_while_the_last_chunk_is_computed_ends_that_answer_only(
             Told(),
             lambda *_: None,
             lambda _: 1,
+            lambda _: Pace(),
         )
         session = Session(1, [5, 6, 7], 10, Sampler(GREEDY), TextAssembler())
         heading.open(session)
@@ -123,13 +125,14 @@ def test_a_host_that_leaves_is_reported_though_it_was_slow_or_its_router_was_ask
             Told(),
             lambda _, tokens, route, trouble: asked.append([one.blame for one in trouble]),
             lambda _: 1,
+            lambda _: Pace(),
         )
         place, sampler = Place(1, WHOLE), Sampler(GREEDY)
         heading.open(Session(1, [5, 6, 7], 10, sampler, TextAssembler()))
         heading.route(1, [place])
         heading.receive(1, Frame(Kind.OPENED, sent[0].session, sent[0].epoch))
         (answer,) = heading._answers.values()
-        heading._report(answer, [place], Blame.SLOW)
+        heading._report(answer, {place: 0.5}, Blame.SLOW)
         heading.leave(1)  # nobody can be asked before the answer to that
         assert asked == [[], [Blame.SLOW]]
         heading.route(1, [place])
@@ -137,7 +140,7 @@ def test_a_host_that_leaves_is_reported_though_it_was_slow_or_its_router_was_ask
         assert asked == [[], [Blame.SLOW], [Blame.LEAVING]]
         heading.route(1, [place])
         heading.tick()
-        heading._report(answer, [place], Blame.SLOW)
+        heading._report(answer, {place: 0.5}, Blame.SLOW)
         assert len(asked) == 3  # it is known already
         heading.lose(1, "it has left")
         assert asked[3:] == [[Blame.LOST]]

@@ -467,7 +467,7 @@ def test_who_is_not_admitted_ends_no_session_of_others(shared: Shared) -> None:
     assert shared.sessions("ann") == [1, 2, 3]
 
 
-def test_replays_go_in_calls_that_their_host_has_found_to_be_exact(qwen2: Path) -> None:
+def test_a_link_knows_what_its_host_says_of_itself(qwen2: Path) -> None:
     exact = plan_for(qwen2)
     with ExitStack() as stack:
         near, _, node, hand = (
@@ -480,9 +480,13 @@ def test_replays_go_in_calls_that_their_host_has_found_to_be_exact(qwen2: Path) 
         server._plan = SpanPlan(exact, WIDTH, exact.streams, 1 << 20)
         server._hosting = Hosting(exact, lambda *_: None, per_peer=1)
         server._hosting.hold(exact, [], 5)
-        plan = LinkPlan.from_json(LinkPlan("host", False, False, replay_rows=3).to_json())
+        told = ((FIRST.lo, FIRST.hi, 0.5), (REST.lo, REST.hi, 0.2))
+        said = LinkPlan("host", False, False, replay_rows=3, rtt=0.1, lone=told)
+        plan = LinkPlan.from_json(said.to_json())
         wires.connect(7, plan, near, FrameReader(WIDTH, exact.chunk))
         while 7 not in wires.links:
             list(wires.ready(0.1))
         rows = [server._replay_rows(Place(link, REST)) for link in (LOCAL, 7, 8)]
         assert rows == [5, 3, 1]
+        limits = [server._new_pace(Place(link, REST)).limit(1) for link in (LOCAL, 7, 8)]
+        assert limits == [30.0, pytest.approx(0.9), 30.0]

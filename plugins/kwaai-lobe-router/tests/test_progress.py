@@ -52,15 +52,18 @@ def test_only_who_is_new_replays() -> None:
 )
 def test_the_replay_counts(tokens: int, most: int, replay: int, moves: bool) -> None:
     one = progress(1, tokens, 0.1, most)
-    assert one.sooner(plan(10 * MS), replay * MS, tokens * 0.1) is moves
+    assert one.sooner(plan(10 * MS), replay * MS, 0) is moves
 
 
 def test_the_step_under_way_tells_how_slow_it_is() -> None:
     one = progress(1, 20, 0.01)
-    assert not one.sooner(plan(9 * MS), 100 * MS, 0.2)
-    assert one.sooner(plan(9 * MS), 100 * MS, 0.5)
+    assert not one.sooner(plan(9 * MS), 100 * MS, 13 * MS)
+    assert one.sooner(plan(9 * MS), 100 * MS, 15 * MS)
+    nothing_yet = progress(100, 0, 0.0)
+    assert nothing_yet.sooner(plan(9 * MS), 1000 * MS, 100 * MS)
+    assert not nothing_yet.sooner(plan(9 * MS), 1000 * MS, 70 * MS)
 
 
 def test_where_it_is_going_is_not_faster_it_stays() -> None:
     one = progress(1, 20, 0.01)
-    assert not one.sooner(plan(11 * MS), 0, 0.2)
+    assert not one.sooner(plan(11 * MS), 0, 0)

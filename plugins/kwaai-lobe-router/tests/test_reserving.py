@@ -86,7 +86,7 @@ async def test_room_is_kept_at_the_backup_and_given_back(
     async with town(tmp_path, LINE) as here:
         fast, spare, gateway = await standing_by(here)
         gateway_2 = await here.add()
-        fast.executor.slowness = 100  # so that there is time to look
+        fast.executor.slowness = 40  # so that there is time to look
         seen: list[tuple[int, int]] = []
 
         async def look() -> None:

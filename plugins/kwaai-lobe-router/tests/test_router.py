@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from simulated import Chat, chat, request, town, whole
 
-from kwaai_core import Intent, NoPeerAvailable, RequestError, UpstreamLost
+from kwaai_core import Intent, NoPeerAvailable, RequestError, Span, UpstreamLost
 from kwaai_core.roles import Reaches
 from kwaai_core.span.hop import Blame, Trouble
 from kwaai_core.testing import Line, check_router
@@ -317,6 +317,27 @@ async def test_a_head_is_told_what_each_host_has_found_to_be_exact(
         await chat(gateway)
         (head,) = gateway.executor.heads
         assert {head.replay_rows[link] for link in head.lines} == {3, 4}
+
+
+async def test_a_head_is_told_what_a_lone_row_takes_at_each_host(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        quick, slow = [await here.add(blocks, unit=3) for blocks in ("0-5", "6-11")]
+        quick.executor.row_seconds = 0.001
+        slow.executor.step_seconds, slow.executor.row_seconds = 0.08, 0.01
+        gateway = await here.add()
+        await chat(gateway)
+        (head,) = gateway.executor.heads
+        chunk = head.facts.chunk
+        lone = dict[Span, float]()
+        for rtt, units in (head.told[link] for link in head.lines):
+            assert 0 < rtt < 0.1
+            lone |= units
+        waits = (0.002 + chunk * 0.001) / 4  # for one chunk of somebody else
+        others = 0.08  # its steps take longer than that
+        spans = Span(0, 3), Span(3, 6), Span(6, 9), Span(9, 12)
+        assert lone == pytest.approx(dict(zip(spans, (waits, waits, others, others), strict=True)))
 
 
 async def test_a_link_is_not_closed_as_unused_while_it_is_asked_for(

@@ -341,10 +341,13 @@ class Chain:
                 reason = f"it has not stood at the epoch for {STAND_SECONDS:.0f} s"
                 self._fall_out(hop, Blame.LOST, reason)
 
-    def slow(self, now: float) -> list[Place]:
-        """Places where a step, or the opening, takes longer than those before let expect. No fault.
-        After a pause of one's own nobody is slow before the next :meth:`tick`."""
-        return [] if self._paused else [hop.place for hop in self.hops if hop.slow(now)]
+    def slow(self, now: float) -> dict[Place, float]:
+        """Places where a step, or the opening, takes longer than those before let expect, and for
+        how many seconds it is under way. No fault. After a pause of one's own nobody is slow before
+        the next :meth:`tick`."""
+        if self._paused:
+            return {}
+        return {hop.place: taking for hop in self.hops if (taking := hop.slow(now))}
 
     def close(self) -> None:
         """End the session at every host."""

@@ -36,12 +36,15 @@ class Blame(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A place that the session cannot use any more, and why. ``retry_after`` is in seconds."""
+    """A place that the session cannot use any more, and why. Seconds: it has room again
+    ``retry_after``; and the step for which it is called slow, or those of late, ``took`` so long.
+    """
 
     place: Place
     blame: Blame
     reason: str
     retry_after: float = 0.0
+    took: float = 0.0
 
 
 class Flight(NamedTuple):
@@ -170,11 +173,14 @@ class Hop:
             self.owed += seconds
         return self.owed
 
-    def slow(self, now: float) -> bool:
-        """Whether its oldest step, or its opening, takes longer than those before let expect."""
+    def slow(self, now: float) -> float:
+        """For how long its oldest step, or its opening, is under way, where that is longer than
+        those before let expect; else 0."""
         if self.awaited and self.fresh:
-            return self.owed > self.pace.opening_limit()
-        if not self.flying:
-            return False
-        flight = self.flying[0]
-        return now - flight.sent > self.pace.limit(flight.rows)
+            taking, limit = self.owed, self.pace.opening_limit()
+        elif self.flying:
+            flight = self.flying[0]
+            taking, limit = now - flight.sent, self.pace.limit(flight.rows)
+        else:
+            return 0.0
+        return taking if taking > limit else 0.0

@@ -120,10 +120,18 @@ class SpanHead(Protocol):
     def facts(self) -> SpanFacts: ...
 
     def link(
-        self, peer: str, channel: DataChannel, *, replay_rows: int = 1
+        self,
+        peer: str,
+        channel: DataChannel,
+        *,
+        replay_rows: int = 1,
+        rtt: float = 0.0,
+        lone: Mapping[Span, float] | None = None,
     ) -> AbstractAsyncContextManager[int]:
         """A link to a host of this model over a connected socket; its number is for places. The
-        host computes up to ``replay_rows`` lone rows in one call as it does one, by its own facts.
+        host computes up to ``replay_rows`` lone rows in one call as it does one, and takes ``lone``
+        seconds for one through each of its units, by its own facts; it is ``rtt`` seconds away. A
+        host that takes much longer than that from its first step on is slow.
 
         The socket is closed when the context is left, or the link is lost; sessions over it then
         ask their routing. Errors: :class:`PeerLost` where the handshake fails.

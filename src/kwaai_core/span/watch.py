@@ -8,6 +8,9 @@ fault: the host is slow, and the session may move to where it is predicted to be
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Mapping
+
+from kwaai_core.types import Span
 
 HEARTBEAT_SECONDS = 0.25
 SILENCE_SECONDS = 1.0
@@ -19,6 +22,9 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.25, 30.0
 _SAMPLES = 128
 _ENOUGH = 10
 """Of so many samples the largest does not count: it may be a pause, not the pace."""
+_GROWTH = 1.25
+"""What is usual of a lone row grows by so much with each one: a host that begins to crawl, or has
+crawled from its first step on, is not taken for one that was always so."""
 
 
 class Silence:
@@ -43,13 +49,21 @@ class Silence:
 
 class Pace:
     """How long steps through a span have taken, the lone rows and the chunks apart, and to open a
-    session there."""
+    session there; seconds. ``lone`` is what a lone row is said to take there, for as long as none
+    has been seen."""
 
-    def __init__(self, rtt: float = 0.0) -> None:
+    def __init__(self, rtt: float = 0.0, lone: float | None = None) -> None:
         self.rtt = rtt
-        self._lone: deque[float] = deque(maxlen=_SAMPLES)
+        self._lone: deque[float] = deque([] if lone is None else [lone], maxlen=_SAMPLES)
         self._rows: deque[float] = deque(maxlen=_SAMPLES)
         self._openings: deque[float] = deque(maxlen=_SAMPLES)
+
+    @classmethod
+    def told(cls, span: Span, rtt: float, lone: Mapping[Span, float]) -> Pace:
+        """That of a span of a host who is ``rtt`` seconds away, and says what a lone row takes
+        through each of its units."""
+        parts = [seconds for unit, seconds in lone.items() if span.lo <= unit.lo < span.hi]
+        return cls(rtt, sum(parts) if parts else None)
 
     def opened(self, seconds: float) -> None:
         """A session was opened within so long."""
@@ -62,13 +76,21 @@ class Pace:
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step took so long, from its sending to its result."""
-        (self._lone if rows == 1 else self._rows).append(seconds / rows)
+        if rows > 1:
+            self._rows.append(seconds / rows)
+        else:
+            most = _GROWTH * _usual(self._lone) if self._lone else seconds
+            self._lone.append(min(seconds, most))
 
     def limit(self, rows: int) -> float:
         """After how many seconds a step of so many rows is slow: 4 p99 + RTT, within bounds."""
-        samples = sorted(self._lone if rows == 1 else self._rows)
+        samples = self._lone if rows == 1 else self._rows
         if not samples:
             return _MOST_SECONDS
-        few = max(1, len(samples) // 100) if len(samples) >= _ENOUGH else 0
-        p99 = samples[-1 - few] * rows
-        return min(max(4 * p99 + self.rtt, _LEAST_SECONDS), _MOST_SECONDS)
+        return min(max(4 * _usual(samples) * rows + self.rtt, _LEAST_SECONDS), _MOST_SECONDS)
+
+
+def _usual(samples: Collection[float]) -> float:
+    """The 99th percentile of some samples."""
+    few = max(1, len(samples) // 100) if len(samples) >= _ENOUGH else 0
+    return sorted(samples)[-1 - few]

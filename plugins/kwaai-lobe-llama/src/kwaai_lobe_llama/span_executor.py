@@ -331,11 +331,18 @@ class LlamaSpanHead:
 
     @asynccontextmanager
     async def link(
-        self, peer: str, channel: DataChannel, *, replay_rows: int = 1
+        self,
+        peer: str,
+        channel: DataChannel,
+        *,
+        replay_rows: int = 1,
+        rtt: float = 0.0,
+        lone: Mapping[Span, float] | None = None,
     ) -> AsyncIterator[int]:
         worker = await _worker_for(channel, self._shop)
         rows = replay_rows if self._shop.plan.plan.exact else 1
-        async with worker.link(peer, channel, hosting=False, replay_rows=rows) as number:
+        link = worker.link(peer, channel, hosting=False, replay_rows=rows, rtt=rtt, lone=lone)
+        async with link as number:
             yield number
 
     def lost(self, link: int) -> bool:

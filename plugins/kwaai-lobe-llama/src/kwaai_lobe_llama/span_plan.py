@@ -58,8 +58,9 @@ class SpanPlan:
 @dataclass(frozen=True, slots=True)
 class LinkPlan:
     """How to speak over a socket: to whom, as host or as owner of the sessions, and the
-    certificates, none where another process of this node carries the bytes. A host replays up to
-    ``replay_rows`` lone rows in one call."""
+    certificates, none where another process of this node carries the bytes. Of a host: it replays
+    up to ``replay_rows`` lone rows in one call, is ``rtt`` seconds away, and says what a lone row
+    takes through each of its units: ``lone`` are their first blocks, their ends, and seconds."""
 
     peer: str
     hosting: bool
@@ -68,6 +69,8 @@ class LinkPlan:
     key: str = ""
     trusted: str = ""
     replay_rows: int = 1
+    rtt: float = 0.0
+    lone: tuple[tuple[int, int, float], ...] = ()
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self)).encode()

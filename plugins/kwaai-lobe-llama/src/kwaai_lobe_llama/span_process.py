@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import trio
@@ -137,19 +137,26 @@ class SpanWorker(Worker):
 
     @asynccontextmanager
     async def link(
-        self, peer: str, channel: DataChannel, *, hosting: bool, replay_rows: int = 1
+        self,
+        peer: str,
+        channel: DataChannel,
+        *,
+        hosting: bool,
+        replay_rows: int = 1,
+        rtt: float = 0.0,
+        lone: Mapping[Span, float] | None = None,
     ) -> AsyncIterator[int]:
-        """Hand a connected socket over to the process; the number of the link. Where the peer is
-        the host, it replays up to ``replay_rows`` lone rows in one call.
+        """Hand a connected socket over to the process; the number of the link. The rest is of the
+        host, where that is the peer: see :meth:`kwaai_core.span.roles.SpanHead.link`.
 
         Errors: :class:`PeerLost` where the handshake fails; :class:`WorkerLost`.
         """
         with channel.socket:
             if self.ended.is_set():
                 raise self.error or self._lost("was stopped")
-            plan = _link_plan(
-                peer, channel, hosting, replay_rows
-            )  # each socket that is sent has a frame
+            units = tuple((unit.lo, unit.hi, seconds) for unit, seconds in (lone or {}).items())
+            plan = _link_plan(peer, channel, hosting)  # each socket that is sent has a frame
+            plan = replace(plan, replay_rows=replay_rows, rtt=rtt, lone=units)
             number = next(self._link_numbers)
             try:
                 socket.send_fds(self._hand, [b"l"], [channel.socket.fileno()])
@@ -228,7 +235,7 @@ class SpanWorker(Worker):
         self._out.send_nowait((Kind.CANCEL, number, b""))
 
 
-def _link_plan(peer: str, channel: DataChannel, hosting: bool, replay_rows: int) -> LinkPlan:
+def _link_plan(peer: str, channel: DataChannel, hosting: bool) -> LinkPlan:
     try:
         return LinkPlan(
             peer,
@@ -237,7 +244,6 @@ def _link_plan(peer: str, channel: DataChannel, hosting: bool, replay_rows: int)
             channel.certificate.decode("ascii"),
             channel.key.decode("ascii"),
             channel.trusted.decode("ascii"),
-            replay_rows,
         )
     except UnicodeDecodeError:
         raise PeerLost(f"no link to {peer}: what its data channel trusts is no PEM") from None
@@ -248,8 +254,8 @@ def _question(payload: bytes) -> tuple[int, list[Place], list[Trouble]]:
     question = json.loads(payload)
     route = [Place(link, Span(lo, hi)) for link, lo, hi in question["route"]]
     trouble = [
-        Trouble(Place(link, Span(lo, hi)), Blame(blame), reason, retry)
-        for link, lo, hi, blame, reason, retry in question["trouble"]
+        Trouble(Place(link, Span(lo, hi)), Blame(blame), reason, retry, took)
+        for link, lo, hi, blame, reason, retry, took in question["trouble"]
     ]
     return question["tokens"], route, trouble
 

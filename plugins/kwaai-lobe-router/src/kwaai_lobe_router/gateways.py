@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from kwaai_core import KwaaiError, ModelCard, PeerUnreachable, Transport
+from kwaai_core import KwaaiError, ModelCard, PeerUnreachable, Span, Transport
 from kwaai_core.errors import cause_of
 from kwaai_core.span.frames import PROTOCOL
 from kwaai_core.span.roles import LOCAL as LOCAL_LINK
@@ -126,12 +126,15 @@ class Gateway:
         seconds = STEP_SECONDS
         opening = self._transport.open(peer, PROTOCOL, max_frame=MAX_FRAME, seconds=seconds)
         async with opening as stream:
+            asked = trio.current_time()
             told = await agreed(stream, self._wanted)
+            rtt = trio.current_time() - asked
             self._check(peer, told)
             rows = told.slow.rows if told.slow.exact else 1
+            lone = _lone_seconds(told)
             async with (
                 carried(self._transport, stream) as channel,
-                self.head.link(peer, channel, replay_rows=rows) as number,
+                self.head.link(peer, channel, replay_rows=rows, rtt=rtt, lone=lone) as number,
             ):
                 linking.number = number
                 self._delays.pop(peer, None)
@@ -162,6 +165,16 @@ class Gateway:
                 self._begin(peer)
             except PeerUnreachable:
                 return
+
+
+def _lone_seconds(told: Told) -> dict[Span, float]:
+    """What a lone row takes through each unit of a host by its own word. Slow is what takes four
+    times as long; that it waits for a chunk of somebody else is not."""
+    steps, chunk = told.fast.batch(told.fast.sessions + 1).steps, told.slow.chunk
+    return {
+        unit: max(step, (step + chunk * row) // 4) / 1e9
+        for unit, step, row in zip(told.slow.units, steps, told.fast.row, strict=True)
+    }
 
 
 @dataclass(eq=False, slots=True)

@@ -36,18 +36,16 @@ class Progress:
             self.tokens += tokens
             self._last = now
 
-    def pace(self, now: float) -> float:
-        """Nanoseconds that a token takes where it is: as of late, or as the next does already."""
-        return max(now - self._last, median(self._gaps) if self._gaps else 0.0) * 1e9
-
     @property
     def ahead(self) -> int:
         """How many tokens are expected still to come."""
         return max(1, min(self.most - self.tokens, max(self.tokens, _LEAST_AHEAD)))
 
-    def sooner(self, found: Plan, replay: float, now: float) -> bool:
-        """Whether it ends sooner by ``found``, what is replayed first included; nanoseconds."""
-        return replay + self.ahead * found.latency < self.ahead * self.pace(now)
+    def sooner(self, found: Plan, replay: float, took: float) -> bool:
+        """Whether it ends sooner by ``found``, what is replayed first included, than where a token
+        takes as long as of late, or as its slowest step, which ``took`` so long; nanoseconds."""
+        pace = max(took, median(self._gaps) * 1e9 if self._gaps else 0.0)
+        return replay + self.ahead * found.latency < self.ahead * pace
 
     def replay(
         self, found: Plan, kept: Iterable[Place], candidates: Iterable[Candidate], rows: int

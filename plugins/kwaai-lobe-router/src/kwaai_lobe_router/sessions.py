@@ -82,6 +82,8 @@ class SessionRouting:
         self._left = Left()
         self._held: list[str] = []
         self._spare: set[str] = set()
+        self._slow: set[str] = set()
+        self._slow_at = 0
         self._linking = Linking(gateway, view.others, self._left)
         if view.others is not None:
             view.others.users += 1
@@ -229,21 +231,39 @@ class SessionRouting:
         """A route without those who leave, or are slow, if there is one and it is sooner."""
         left = {one.place for one in trouble}
         kept = [place for place in route if place not in left]
-        slow = all(one.blame is Blame.SLOW for one in trouble)
-        with self._left.without({self._gateway.peer_of(place.link) for place in left}):
+        peers = {self._gateway.peer_of(place.link) for place in left}
+        slow = [one for one in trouble if one.blame is Blame.SLOW]
+        if slow:
+            self._note_slow(slow)
+        only = len(slow) == len(trouble)
+        with self._left.without(peers | self._slow if only else peers):
             found = self._planned(kept, self._wish_now(), first=False)
-        if not isinstance(found, Plan) or (slow and not self._sooner(found, kept)):
+        took = max((one.took for one in slow), default=0.0) * 1e9
+        if not isinstance(found, Plan) or (only and not self._sooner(found, kept, took)):
             return list(route)
         places = await self._linking.places(found)
         if places is None:
             return list(route)
         self._take(found)
+        if only:
+            self._slow |= peers
         return places
 
-    def _sooner(self, found: Plan, kept: Sequence[Place]) -> bool:
+    def _note_slow(self, slow: Sequence[Trouble]) -> None:
+        """Other answers shall not go there for a while; nor this one back, before it has come any
+        further: else it would go to and fro where all are slow."""
+        if self._slow_at != self.progress.tokens:
+            self._slow_at = self.progress.tokens
+            self._slow.clear()
+        if self._view.others is not None:
+            for one in slow:
+                peer = self._gateway.peer_of(one.place.link)
+                self._view.others.lateness.note(peer, one.took * 1e9)
+
+    def _sooner(self, found: Plan, kept: Sequence[Place], took: float) -> bool:
         rows = self._gateway.head.facts.replay_rows
         replay = self.progress.replay(found, kept, self._view.swarm().candidates, rows)
-        return self.progress.sooner(found, replay, trio.current_time())
+        return self.progress.sooner(found, replay, took)
 
     def close(self) -> None:
         """The answer has ended."""

@@ -176,7 +176,10 @@ class Answer:
     def _soft(self, now: float) -> list[Trouble]:
         """What is not lost, and has not been reported in this epoch."""
         found = [Trouble(place, Blame.LEAVING, "it is about to leave") for place in self._leaving]
-        found += [Trouble(place, Blame.SLOW, "it takes long") for place in self.chain.slow(now)]
+        found += [
+            Trouble(place, Blame.SLOW, "it takes long", took=took)
+            for place, took in self.chain.slow(now).items()
+        ]
         self._leaving.clear()
         fresh = [trouble for trouble in found if trouble.place not in self._reported]
         self._reported.update(trouble.place for trouble in fresh)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from kwaai_core.testing.network.tasks import background
 from kwaai_core.testing.spans.answers import TICK_SECONDS, Answer, Teller, most_of, tokens_of
 from kwaai_core.testing.spans.lines import FrameLine, line_over
 from kwaai_core.testing.toy import embed
-from kwaai_core.types import Delta, GenerateRequest
+from kwaai_core.types import Delta, GenerateRequest, Span
 
 if TYPE_CHECKING:
     from kwaai_core.testing.spans.executor import FakeSpanExecutor
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class FakeSpanHead:
     """A :class:`kwaai_core.span.roles.SpanHead` of the toy model; made by the executor's ``head``.
 
-    ``lines`` are those to hosts, by the number of the link; ``answers`` are under way.
+    ``lines`` are those to hosts, by the number of the link, and ``told`` is what was said of each:
+    its round trip, and what a lone row takes through its units; ``answers`` are under way.
     """
 
     def __init__(self, executor: FakeSpanExecutor, facts: SpanFacts, nursery: trio.Nursery) -> None:
@@ -42,6 +43,7 @@ class FakeSpanHead:
         self._nursery = nursery
         self._budget = Budget(executor.journal_bytes)
         self._paces: dict[Place, Pace] = {}
+        self.told: dict[Hashable, tuple[float, Mapping[Span, float]]] = {}
         self._numbers = count(LOCAL + 1)
         self._scopes: dict[trio.CancelScope, None] = {}
 
@@ -56,12 +58,19 @@ class FakeSpanHead:
 
     @asynccontextmanager
     async def link(
-        self, peer: str, channel: DataChannel, *, replay_rows: int = 1
+        self,
+        peer: str,
+        channel: DataChannel,
+        *,
+        replay_rows: int = 1,
+        rtt: float = 0.0,
+        lone: Mapping[Span, float] | None = None,
     ) -> AsyncIterator[int]:
         """See :meth:`kwaai_core.span.roles.SpanHead.link`."""
         line = await line_over(channel, peer)
         number = next(self._numbers)
         self.replay_rows[number] = replay_rows
+        self.told[number] = rtt, lone or {}
         async with background() as nursery:
             nursery.start_soon(self.carry, number, line)
             self.lines[number] = line
@@ -159,7 +168,9 @@ class FakeSpanHead:
                 self.answers.remove(answer)
 
     def _pace(self, place: Place) -> Pace:
-        return self._paces.setdefault(place, Pace())
+        if place not in self._paces:
+            self._paces[place] = Pace.told(place.span, *self.told.get(place.link, (0.0, {})))
+        return self._paces[place]
 
     def places(self) -> Sequence[Sequence[Place]]:
         """Where every answer is now."""

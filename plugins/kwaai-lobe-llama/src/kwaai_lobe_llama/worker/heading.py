@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -72,6 +72,7 @@ class Heading:
         sink: Sink,
         ask: Ask,
         replay_rows: Callable[[Place], int],
+        new_pace: Callable[[Place], Pace],
     ) -> None:
         self._head = head
         self._embed = embed
@@ -80,6 +81,7 @@ class Heading:
         self._send = send
         self._ask_for_route = ask
         self._replay_rows = replay_rows
+        self._new_pace = new_pace
         self._teller = Teller(head, sink)
         self._paces: dict[Place, Pace] = {}
         self._answers: dict[int, Answer] = {}
@@ -112,7 +114,9 @@ class Heading:
         self._ask(answer, [])
 
     def _pace(self, place: Place) -> Pace:
-        return self._paces.setdefault(place, Pace())
+        if place not in self._paces:
+            self._paces[place] = self._new_pace(place)
+        return self._paces[place]
 
     def route(self, number: int, places: Sequence[Place]) -> None:
         """An answer goes over these places from now on."""
@@ -168,7 +172,8 @@ class Heading:
     def _report_leaving(self, answer: Answer) -> None:
         there = [hop for hop in answer.chain.hops if _link(hop.place) in self._leaving]
         # one that has no session there yet gets none, and is told that there is no room
-        self._report(answer, [hop.place for hop in there if not hop.fresh], Blame.LEAVING)
+        places = {hop.place: 0.0 for hop in there if not hop.fresh}
+        self._report(answer, places, Blame.LEAVING)
 
     def tick(self) -> None:
         """Look at the time."""
@@ -185,7 +190,8 @@ class Heading:
         if answer.chain.trouble and not answer.asked:
             self._ask(answer, answer.chain.trouble)
 
-    def _report(self, answer: Answer, places: Sequence[Place], blame: Blame) -> None:
+    def _report(self, answer: Answer, places: Mapping[Place, float], blame: Blame) -> None:
+        """Tell its router of places, and what a step takes there, unless that is known."""
         known = {p for p, said in answer.reported.items() if said.blame in (blame, Blame.LEAVING)}
         fresh = [place for place in places if place not in known]
         if not fresh or answer.asked:
@@ -196,21 +202,24 @@ class Heading:
                 limit = hop.pace.limit(1) if blame is Blame.SLOW else 0.0
                 steps, total = hop.timing.steps, hop.timing.total
                 answer.reported[hop.place] = _Reported(now, blame, limit, steps, total)
-        self._ask(answer, [Trouble(place, blame, _REASONS[blame]) for place in fresh])
+        reason = _REASONS[blame]
+        self._ask(answer, [Trouble(each, blame, reason, took=places[each]) for each in fresh])
 
-    def _still(self, answer: Answer, blame: Blame, now: float) -> list[Place]:
-        """The places that were kept although they were reported, and are to be again."""
+    def _still(self, answer: Answer, blame: Blame, now: float) -> Mapping[Place, float]:
+        """The places that were kept although they were reported, and are to be again; and how many
+        seconds a step has taken there since."""
+        found: dict[Place, float] = {}
         if answer.asked:
-            return []
-        found = []
+            return found
         for hop in answer.chain.hops:
             before, timing = answer.reported.get(hop.place), hop.timing
             if before is None or before.blame is not blame or now - before.at < AGAIN_SECONDS:
                 continue
             steps = timing.steps - before.steps
-            if steps and (timing.total - before.total) / steps > before.limit:
+            took = (timing.total - before.total) / max(steps, 1)
+            if steps and took > before.limit:
                 del answer.reported[hop.place]
-                found.append(hop.place)
+                found[hop.place] = took
         return found
 
     def _ask(self, answer: Answer, trouble: Sequence[Trouble]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from kwaai_core import FrameError
+from kwaai_core import FrameError, Span
 from kwaai_core.span.frames import Frame, FrameReader, encode
 from kwaai_core.span.watch import Silence
 
@@ -29,8 +29,9 @@ class LinkLost(Exception):
 
 class Link:
     """One socket, which it closes with :meth:`close`. ``hosting``: the peer owns the sessions;
-    else it replays up to ``replay_rows`` lone rows in one call. ``near``: it is on this machine, as
-    far as addresses tell. ``watched``: whoever selects waits for it to become writable.
+    else it replays up to ``replay_rows`` lone rows in one call, is ``rtt`` seconds away, and says
+    that it takes ``lone`` seconds for a lone row through each unit. ``near``: it is on this
+    machine, as far as addresses tell. ``watched``: whoever selects waits for it to become writable.
 
     :meth:`send` and :meth:`flush` may be called from any thread, the rest from one; a TLS
     connection must not be read and written at once, so all of it is under one lock, and nothing
@@ -53,6 +54,8 @@ class Link:
         self.silence = Silence(now)
         self.watched = False
         self.replay_rows = 1
+        self.rtt = 0.0
+        self.lone: Mapping[Span, float] = {}
         self._socket = connection
         self._reader = reader
         self._lock = threading.Lock()

@@ -23,7 +23,7 @@ from kwaai_core.span.frames import Kind as Spoken
 from kwaai_core.span.hop import Place, Trouble
 from kwaai_core.span.journal import Budget
 from kwaai_core.span.roles import LOCAL
-from kwaai_core.span.watch import HEARTBEAT_SECONDS
+from kwaai_core.span.watch import HEARTBEAT_SECONDS, Pace
 from kwaai_lobe_llama.answers import Finish
 from kwaai_lobe_llama.frames import Kind
 from kwaai_lobe_llama.span_plan import HoldPlan, LinkPlan, SpanPlan
@@ -118,6 +118,7 @@ class SpanServer(Server):
             self,
             self._ask,
             self._replay_rows,
+            self._new_pace,
         )
         self._take_answers(self._head)
         return rows
@@ -249,6 +250,11 @@ class SpanServer(Server):
         link = self._wires.links.get(place.link) if isinstance(place.link, int) else None
         return link.replay_rows if link is not None else 1
 
+    def _new_pace(self, place: Place) -> Pace:
+        """That of a place which was never gone to, as far as its host says."""
+        link = self._wires.links.get(place.link) if isinstance(place.link, int) else None
+        return Pace() if link is None else Pace.told(place.span, link.rtt, link.lone)
+
     def _linked(self, link: Link) -> None:
         if link.hosting:
             self._hosting.attach(link.number, link.peer)
@@ -321,7 +327,7 @@ class SpanServer(Server):
             "tokens": tokens,
             "route": [_words(place) for place in route],
             "trouble": [
-                [*_words(t.place), t.blame.value, t.reason, t.retry_after] for t in trouble
+                [*_words(t.place), t.blame.value, t.reason, t.retry_after, t.took] for t in trouble
             ],
         }
         self._outbox.send(Kind.ASK, number, json.dumps(question).encode())

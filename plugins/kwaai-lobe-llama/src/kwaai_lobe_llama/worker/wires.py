@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from kwaai_core import DataChannel, PeerLost
+from kwaai_core import DataChannel, PeerLost, Span
 from kwaai_core.span.frames import Frame, FrameReader
 from kwaai_core.span.secure import secure
 from kwaai_lobe_llama.frames import Kind
@@ -163,7 +163,8 @@ class Wires:
         self._wanted.discard(number)
         now = time.monotonic()
         link = Link(number, plan.peer, connection, reader, hosting=plan.hosting, now=now)
-        link.replay_rows = plan.replay_rows
+        link.replay_rows, link.rtt = plan.replay_rows, plan.rtt
+        link.lone = {Span(lo, hi): seconds for lo, hi, seconds in plan.lone}
         self.links[number] = link
         self._selector.register(link, selectors.EVENT_READ, link)
         self._made(link)

@@ -1,0 +1,99 @@
+"""A host that takes much longer than it says, from its first step on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from simulated import Member, Town, chat, town, whole
+from test_router import LINES
+
+from kwaai_lobe_router.fields import MAX_NS
+from kwaai_lobe_router.lateness import FIRST_SECONDS, LONGEST_SECONDS, Lateness
+
+
+async def hosts(here: Town) -> tuple[Member, Member]:
+    """One that says it is fast and takes 0.4 s for a lone row, and another."""
+    slow, other = [await here.add("0-11") for _ in range(2)]
+    slow.executor.row_seconds = other.executor.row_seconds = 0.00002
+    other.executor.step_seconds = 0.004
+    slow.executor.slowness = 0.4 / slow.executor.step_seconds
+    return slow, other
+
+
+async def test_a_host_that_crawls_from_its_first_step_on_is_left(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        slow, other = await hosts(here)
+        found = await chat(await here.add())
+        assert (found.route, found.after) == ([slow.peer], [other.peer])
+        assert found.gap < 1.0
+        assert found.text == await whole()
+
+
+async def test_the_next_answer_does_not_go_to_it_and_a_later_one_tries(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        slow, other = await hosts(here)
+        gateway = await here.add()
+        await chat(gateway)
+        assert (await chat(gateway)).route == [other.peer]
+        await trio.sleep(FIRST_SECONDS)
+        again = await chat(gateway)
+        assert (again.route, again.after) == ([slow.peer], [other.peer])
+        await trio.sleep(FIRST_SECONDS)
+        assert (await chat(gateway)).route == [other.peer]  # for twice as long, this time
+        slow.executor.slowness = 1.0
+        await trio.sleep(FIRST_SECONDS)
+        healed = await chat(gateway)
+        assert (healed.route, healed.after) == ([slow.peer], [slow.peer])
+
+
+@pytest.mark.parametrize("at", [0, 10])
+async def test_where_all_crawl_an_answer_does_not_go_to_and_fro(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, at: int
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        members = await hosts(here)
+        gateway = await here.add()
+
+        def crawl(*who: Member) -> None:
+            for member in who or members:
+                member.executor.slowness = 0.4 / member.executor.step_seconds
+
+        if at == 0:
+            crawl()
+        else:  # each has been seen to be fast
+            members[0].executor.slowness = 1.0
+            moved = await chat(gateway, at=at, then=lambda: crawl(members[0]))
+            assert moved.after == [members[1].peer]
+            members[0].executor.slowness = 1.0
+            await trio.sleep(FIRST_SECONDS)
+        with trio.fail_after(40):  # at 0.4 s each, 40 tokens alone take 16
+            found = await chat(gateway, at=at, then=crawl)
+        assert found.text == await whole()
+        assert found.replayed <= 3 * (40 + at)  # a move replays the prompt of 40 words as well
+
+
+async def test_a_peer_that_is_slow_again_and_again_is_left_for_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    late = Lateness()
+    assert late.of("peer") == 0
+    seconds = FIRST_SECONDS
+    for _ in range(9):
+        late.note("peer", 3.0)
+        late.note("peer", 5.0)  # by another answer: it is the same trouble
+        assert (late.of("peer"), late.of("another")) == (5, 0)
+        await trio.sleep(seconds + 0.1)
+        assert late.of("peer") == 0
+        seconds = min(2 * seconds, LONGEST_SECONDS)
+    await trio.sleep(LONGEST_SECONDS)
+    late.note("peer", 1e300)
+    assert late.of("peer") == MAX_NS
+    await trio.sleep(FIRST_SECONDS + 0.1)
+    assert late.of("peer") == 0
