@@ -215,6 +215,13 @@ def test_what_is_usual_of_lone_rows_grows_step_by_step() -> None:
     assert pace.limit(1) == pytest.approx(1.6)
 
 
+def test_who_says_that_it_takes_no_time_is_not_slow_for_ever() -> None:
+    pace = Pace(lone=0.0)
+    for _ in range(60):
+        pace.observe(1, 0.4)
+    assert pace.limit(1) == pytest.approx(1.6)
+
+
 def test_an_opening_is_slow_by_what_is_usual() -> None:
     pace = Pace(rtt=0.5)
     assert pace.opening_limit() == SILENCE_SECONDS

@@ -22,9 +22,9 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.25, 30.0
 _SAMPLES = 128
 _ENOUGH = 10
 """Of so many samples the largest does not count: it may be a pause, not the pace."""
-_GROWTH = 1.25
-"""What is usual of a lone row grows by so much with each one: a host that begins to crawl, or has
-crawled from its first step on, is not taken for one that was always so."""
+_GROWTH, _LEAST_USUAL = 1.25, 0.001
+"""What is usual of a lone row, at least a millisecond, grows by so much with each one: a host that
+begins to crawl, or has crawled from its first step on, is not taken for one that was always so."""
 
 
 class Silence:
@@ -49,8 +49,8 @@ class Silence:
 
 class Pace:
     """How long steps through a span have taken, the lone rows and the chunks apart, and to open a
-    session there; seconds. ``lone`` is what a lone row is said to take there, for as long as none
-    has been seen."""
+    session there; seconds. ``lone`` is what a lone row is said to take there: it counts as one that
+    was seen."""
 
     def __init__(self, rtt: float = 0.0, lone: float | None = None) -> None:
         self.rtt = rtt
@@ -79,7 +79,7 @@ class Pace:
         if rows > 1:
             self._rows.append(seconds / rows)
         else:
-            most = _GROWTH * _usual(self._lone) if self._lone else seconds
+            most = _GROWTH * max(_usual(self._lone), _LEAST_USUAL) if self._lone else seconds
             self._lone.append(min(seconds, most))
 
     def limit(self, rows: int) -> float:

@@ -14,7 +14,7 @@ def candidate(
 
     Of the two ends' word on the link the larger counts. A session more makes its batches one row
     larger; the steps that wait there go before it, in batches as large as any that it told of. That
-    it was ``late`` by so many nanoseconds counts as a queue that it does not tell of.
+    a step was ``late`` when it had taken so many nanoseconds counts as a queue that it hides.
     """
     steps = fast.batch(fast.sessions + 1).steps
     return Candidate(

@@ -13,22 +13,22 @@ it is slow again soon after."""
 
 
 class Lateness:
-    """The steps of which peers were called slow, and by how much they were late."""
+    """The steps of which peers were called slow, and how long they took."""
 
     def __init__(self) -> None:
         self._late = Newest[str, tuple[int, float, float]]()
 
-    def note(self, peer: str, late: float) -> None:
-        """A step of this peer is late by so many nanoseconds, at least."""
+    def note(self, peer: str, took: float) -> None:
+        """A step of this peer was called slow when it had taken so many nanoseconds."""
         now = trio.current_time()
         before, until, seconds = self._late.get(peer, (0, -LONGEST_SECONDS, 0.0))
         if now > until + seconds:
             before, seconds = 0, 0.0
         if now > until:  # else it is the same trouble
             seconds = min(max(2 * seconds, FIRST_SECONDS), LONGEST_SECONDS)
-        self._late[peer] = max(before, min(int(late), MAX_NS)), now + seconds, seconds
+        self._late[peer] = max(before, min(int(took), MAX_NS)), now + seconds, seconds
 
     def of(self, peer: str) -> int:
-        """By how many nanoseconds a step of this peer is late, as far as it counts still."""
-        late, until, _ = self._late.get(peer, (0, 0.0, 0.0))
-        return late if trio.current_time() <= until else 0
+        """How many nanoseconds its slow step had taken, for as long as that counts; else 0."""
+        took, until, _ = self._late.get(peer, (0, 0.0, 0.0))
+        return took if trio.current_time() <= until else 0
