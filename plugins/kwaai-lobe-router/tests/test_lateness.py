@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from simulated import Member, Town, chat, town, whole
+from simulated import Member, Town, chat, request, town, whole
 from test_router import LINES
 
+from kwaai_core import Intent
+from kwaai_core.span.hop import Blame, Trouble
+from kwaai_core.testing.spans import TOY
+from kwaai_lobe_router.answering import ChainExecutor
 from kwaai_lobe_router.fields import MAX_NS
 from kwaai_lobe_router.lateness import FIRST_SECONDS, LONGEST_SECONDS, Lateness
 
@@ -77,6 +81,31 @@ async def test_where_all_crawl_an_answer_does_not_go_to_and_fro(
             found = await chat(gateway, at=at, then=crawl)
         assert found.text == await whole()
         assert found.replayed <= 3 * (40 + at)  # a move replays the prompt of 40 words as well
+
+
+async def test_an_answer_does_not_go_back_before_another_token_has_come(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town(tmp_path, LINES["direct"]) as here:
+        members = await hosts(here)
+        asked = await here.add()
+        executor = (await asked.router.route(Intent(TOY.id))).executor
+        assert isinstance(executor, ChainExecutor)
+        gateway, routing = await executor._begin(request())
+        try:
+            route = await routing(80, [], [])
+            gone = [route]
+            for took in (1.0, 5.0, 25.0):  # each time the other one seems to be sooner
+                if took == 25.0:
+                    routing.progress.came(1, trio.current_time())
+                slow = [Trouble(place, Blame.SLOW, "it takes long", took=took) for place in route]
+                route = await routing(80, route, slow)
+                gone.append(route)
+            names = [[gateway.peer_of(place.link) for place in route] for route in gone]
+            slow_one, other = [[member.peer] for member in members]
+            assert names == [slow_one, other, other, slow_one]
+        finally:
+            routing.close()
 
 
 async def test_a_peer_that_is_slow_again_and_again_is_left_for_longer(
