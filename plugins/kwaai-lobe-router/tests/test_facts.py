@@ -258,8 +258,6 @@ def test_the_queue_is_what_waits_in_the_largest_batches() -> None:
     assert candidate("p", SLOW, FAST, rtt=1, me="me").queue == 2 * (16 + 32 + 48)
     idle = replace(FAST, waiting=0)
     assert candidate("p", SLOW, idle, rtt=1, me="me").queue == 0
-    assert candidate("p", SLOW, idle, rtt=1, me="me", late=7).queue == 7
-    assert candidate("p", SLOW, FAST, rtt=1, me="me", late=7).queue == 2 * (16 + 32 + 48)
     slow = replace(FAST, waiting=1 << 20, batches=(Batch(1, (MAX_NS,) * 3),))
     assert candidate("p", SLOW, slow, rtt=1, me="me").queue == MAX_NS
 

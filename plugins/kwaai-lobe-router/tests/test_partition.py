@@ -12,7 +12,6 @@ from simulated import Chat, Member, Town, chat, town, whole
 from kwaai_core import Intent, NoPeerAvailable, UpstreamLost, WorkerLost
 from kwaai_core.testing import Line
 from kwaai_core.testing.spans import TOY
-from kwaai_lobe_router.lateness import FIRST_SECONDS
 
 RELAYED = Line(latency=0.001, direct=False)  # what a wall stops is all that two nodes say
 LINES = {"direct": Line(latency=0.001), "relayed": RELAYED}
@@ -68,7 +67,6 @@ async def test_both_sides_of_a_partition_go_on_and_find_one_another_again(
         hosts = {member.peer for member in (*first[:2], *second[:2])}
         for side in (first, second):
             await soon_known(side[-1], hosts)
-        await trio.sleep(FIRST_SECONDS)  # they were called slow before they had been silent enough
         again = await chat(first[-1])
         assert again.route == [member.peer for member in second[:2]]
         assert again.text == await whole()

@@ -7,14 +7,11 @@ from kwaai_lobe_router.swarm import Candidate, Unit
 FLOAT32_BYTES = 4
 
 
-def candidate(
-    peer: str, slow: SlowFacts, fast: FastFacts, *, rtt: int, me: str, late: int = 0
-) -> Candidate:
+def candidate(peer: str, slow: SlowFacts, fast: FastFacts, *, rtt: int, me: str) -> Candidate:
     """A peer as a plan sees it, ``rtt`` nanoseconds away as this node, ``me``, has measured it.
 
     Of the two ends' word on the link the larger counts. A session more makes its batches one row
-    larger; the steps that wait there go before it, in batches as large as any that it told of. That
-    a step was ``late`` when it had taken so many nanoseconds counts as a queue that it hides.
+    larger; the steps that wait there go before it, in batches as large as any that it told of.
     """
     steps = fast.batch(fast.sessions + 1).steps
     return Candidate(
@@ -22,7 +19,7 @@ def candidate(
         tuple(map(Unit, slow.units, steps, fast.row)),
         link=max(rtt, fast.links.get(me, 0)),
         row_bytes=slow.width * FLOAT32_BYTES,
-        queue=max(_queue(fast), late),
+        queue=_queue(fast),
         room=min(fast.room, slow.cells),
         reserved=fast.reserved,
         fingerprint=slow.fingerprint,

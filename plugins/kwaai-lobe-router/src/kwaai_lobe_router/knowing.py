@@ -22,7 +22,6 @@ from kwaai_lobe_router.agreeing import (
 )
 from kwaai_lobe_router.candidates import candidate
 from kwaai_lobe_router.facts import MAX_AGE, provider_key, read_fast, read_slow
-from kwaai_lobe_router.lateness import Lateness
 from kwaai_lobe_router.measuring import RoundTrips
 from kwaai_lobe_router.newest import Newest
 from kwaai_lobe_router.records import Records, worth_asking
@@ -59,8 +58,7 @@ class Neighbourhood:
     """The holders of one model. :meth:`run` keeps it up to date; ``me`` is this node's peer id.
 
     ``contradictions`` are of those who say otherwise than they have signed, and are not used.
-    ``users`` counts the answers under way, which may need it at any time; they note in
-    ``lateness`` who was slow.
+    ``users`` counts the answers under way, which may need it at any time.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class Neighbourhood:
         self.known: dict[str, Known] = {}
         self.news = trio.Event()
         self.contradictions = Newest[str, str]()
-        self.lateness = Lateness()
         self.records = Records(nursery, transport, digest)
         self.wanted = trio.current_time()
         self.users = 0
@@ -93,14 +90,7 @@ class Neighbourhood:
         self.wanted = now = trio.current_time()
         fresh = [known for known in self.known.values() if now - known.at <= MAX_AGE]
         return [
-            candidate(
-                known.peer,
-                known.told.slow,
-                known.told.fast,
-                rtt=known.rtt,
-                me=self._me,
-                late=self.lateness.of(known.peer),
-            )
+            candidate(known.peer, known.told.slow, known.told.fast, rtt=known.rtt, me=self._me)
             for known in fresh
         ]
 

@@ -82,8 +82,7 @@ class SessionRouting:
         self._left = Left()
         self._held: list[str] = []
         self._spare: set[str] = set()
-        self._slow: set[str] = set()
-        self._slow_at = 0
+        self._slow: dict[str, int] = {}
         self._linking = Linking(gateway, view.others, self._left)
         if view.others is not None:
             view.others.users += 1
@@ -232,33 +231,24 @@ class SessionRouting:
         left = {one.place for one in trouble}
         kept = [place for place in route if place not in left]
         peers = {self._gateway.peer_of(place.link) for place in left}
-        slow = [one for one in trouble if one.blame is Blame.SLOW]
-        if slow:
-            self._note_slow(slow)
-        only = len(slow) == len(trouble)
-        with self._left.without(peers | self._slow if only else peers):
+        slow = all(one.blame is Blame.SLOW for one in trouble)
+        with self._left.without(peers | self._slow_until_now() if slow else peers):
             found = self._planned(kept, self._wish_now(), first=False)
-        took = max((one.took for one in slow), default=0.0) * 1e9
-        if not isinstance(found, Plan) or (only and not self._sooner(found, kept, took)):
+        took = max(one.took for one in trouble) * 1e9
+        if not isinstance(found, Plan) or (slow and not self._sooner(found, kept, took)):
             return list(route)
         places = await self._linking.places(found)
         if places is None:
             return list(route)
         self._take(found)
-        if only:
-            self._slow |= peers
+        if slow:
+            self._slow |= dict.fromkeys(peers, self.progress.tokens + self.progress.ahead)
         return places
 
-    def _note_slow(self, slow: Sequence[Trouble]) -> None:
-        """Other answers shall not go there for a while; nor this one back, before it has come any
-        further: else it would go to and fro where all are slow."""
-        if self._slow_at != self.progress.tokens:
-            self._slow_at = self.progress.tokens
-            self._slow.clear()
-        if self._view.others is not None:
-            for one in slow:
-                peer = self._gateway.peer_of(one.place.link)
-                self._view.others.lateness.note(peer, one.took * 1e9)
+    def _slow_until_now(self) -> set[str]:
+        """Whom it has left as slow, and not come far enough since to try again: else it would go to
+        and fro where all are slow."""
+        return {peer for peer, until in self._slow.items() if self.progress.tokens < until}
 
     def _sooner(self, found: Plan, kept: Sequence[Place], took: float) -> bool:
         rows = self._gateway.head.facts.replay_rows
