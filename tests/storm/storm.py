@@ -152,7 +152,8 @@ class Storm:
                 peers = await known(self.asked, MODEL)
                 there = [host for host in self.hosts if host.lives and host.peer in peers]
                 if len(there) > 1:  # somebody has to be able to stand in
-                    host = self.random.choice(there)
+                    busy = [host for host in there if await self._sessions(host)]
+                    host = self.random.choice(busy or there)
                     host.kill()
                     self.kills.append(Kill(host.peer, time.monotonic()))
                     self.tell(f"{host.name} was killed ({len(self.chats)} chats so far)")
